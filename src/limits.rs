@@ -1,0 +1,158 @@
+//! Every bound of the server, in one place, unit last.
+//!
+//! A bound that an operator may move is a setting and stands in `config/mod.rs`; the others are part
+//! of the shape of the server. Each says how it was derived.
+
+/// Longest request line and header section, in bytes. Twice what common proxies allow by default
+/// (8 KiB), so that a proxy refuses before the server does.
+pub const HEADER_BYTES_MAX: usize = 16 * 1024;
+/// Most header fields in a request: curl and browsers send about 20, proxies add about 10.
+pub const HEADERS_MAX: usize = 100;
+/// Longest request target, in bytes (414 above): RFC 9110 §4.1 asks for at least 8,000 octets.
+pub const TARGET_BYTES_MAX: usize = 8 * 1024;
+/// Longest line that announces a chunk (size and extensions), in bytes. A size takes at most 16
+/// digits; extensions are ignored and have no known use.
+pub const CHUNK_LINE_BYTES_MAX: usize = 256;
+/// Longest trailer section after the last chunk, in bytes. It is read and ignored.
+pub const TRAILER_BYTES_MAX: usize = 4 * 1024;
+/// Bytes asked of the kernel in one read of a request.
+pub const READ_BYTES: usize = 16 * 1024;
+/// Unread request bytes that are thrown away, at most, so that an early answer reaches the client
+/// before the close (RFC 9112 §9.6).
+pub const LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How long they are waited for, in milliseconds.
+pub const LINGER_MS_MAX: u64 = 2_000;
+/// Memory that one stored event occupies beside its payload, in bytes, for the bound on the queue.
+pub const EVENT_OVERHEAD_BYTES: usize = 128;
+
+/// Longest event type, project or session label: see [`crate::event::Label`].
+pub const EVENT_TYPE_BYTES_MAX: usize = 64;
+/// Longest project or session label, in bytes.
+pub const LABEL_BYTES_MAX: usize = 128;
+/// Deepest nesting of a payload, as the contract has it: common parsers stop at 128 to 1,000.
+pub const PAYLOAD_DEPTH_MAX: usize = 128;
+/// Longest `Idempotency-Key` and `Producer-Id`, in bytes.
+pub const KEY_BYTES_MAX: usize = 255;
+/// Producers that a run remembers: those that were heard of last. Each costs about 100 bytes.
+pub const PRODUCERS_PER_RUN_MAX: usize = 1_024;
+/// Most events in one JSON array: with NDJSON there is no bound, so this only keeps one atomic
+/// unit from holding up the others.
+pub const ARRAY_EVENTS_MAX: usize = 10_000;
+/// Events of an NDJSON body that are appended as one batch, at most.
+pub const NDJSON_BATCH_EVENTS_MAX: usize = 4_096;
+/// Bytes of an NDJSON body that are appended as one batch, at most.
+pub const NDJSON_BATCH_BYTES_MAX: usize = 1024 * 1024;
+
+/// How long an NDJSON body may pause, in seconds: a job may be silent for hours. Whether its host
+/// is still there is asked by the kernel.
+pub const UPLOAD_SILENCE_SECONDS_MAX: u64 = 24 * 60 * 60;
+
+/// Most events in a page of `GET /runs/{id}/events`.
+pub const PAGE_EVENTS_MAX: usize = 1_000;
+/// Most bytes in such a page.
+pub const PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Most runs in a page of `GET /runs`.
+pub const PAGE_RUNS_MAX: usize = 1_000;
+/// Longest long poll, in seconds.
+pub const WAIT_SECONDS_MAX: u64 = 60;
+/// Most runs that one stream may name with `?runs=`.
+pub const STREAM_RUNS_MAX: usize = 64;
+/// Most event types that one stream may name with `?types=`.
+pub const STREAM_TYPES_MAX: usize = 64;
+
+/// Requests waiting for the journal writer, at most, in events (503 above).
+pub const WRITE_QUEUE_EVENTS_MAX: usize = 256 * 1024;
+/// The same in bytes.
+pub const WRITE_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Events in one group commit, at most: at some 2 µs an event the rest of the queue waits 8 ms.
+pub const COMMIT_EVENTS_MAX: usize = 4_096;
+/// Payload bytes in one group commit, at most.
+pub const COMMIT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// A journal value is closed when it has reached this many bytes: redb gives a value a
+/// power-of-two number of bytes, so one just under 64 KiB wastes least.
+pub const VALUE_BYTES_TARGET: usize = 65_000;
+/// redb's page cache, in bytes: it counts as our memory, and the kernel caches the file anyway.
+pub const JOURNAL_CACHE_BYTES: usize = 32 * 1024 * 1024;
+/// Room that a commit leaves on the disk, in bytes: redb's pages beside the values, and what other
+/// programs write between the check and the write.
+pub const DISK_RESERVE_BYTES: u64 = 16 * 1024 * 1024;
+/// Runs looked at in one go while the catalog is locked: at some 100 ns a run, 0.1 ms.
+pub const CATALOG_SLICE_RUNS: usize = 1_024;
+/// Bytes of metadata copied in one go while the catalog is locked.
+pub const CATALOG_SLICE_BYTES: usize = 256 * 1024;
+/// Idempotency keys kept, by default. Each costs about 200 bytes.
+pub const IDEMPOTENCY_KEYS: usize = 100_000;
+/// How long idempotency keys are kept, in seconds.
+pub const IDEMPOTENCY_SECONDS: u64 = 24 * 60 * 60;
+/// Threads that read history.
+pub const HISTORY_READERS: usize = 2;
+/// Reads waiting for a history reader, at most, over all workers.
+pub const HISTORY_QUEUE_MAX: usize = 65_536;
+
+/// Size of one segment of a tail, in bytes; an event larger than this has a segment of its own.
+pub const TAIL_SEGMENT_BYTES: usize = 64 * 1024;
+/// Distance between two entries of a segment's index of offsets to ids, in bytes.
+pub const TAIL_MARK_BYTES: usize = 4 * 1024;
+/// Bytes kept in the tail of one view, at most.
+pub const TAIL_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes kept in the tails of one worker, at most.
+pub const TAILS_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of history that a view reads into its tail when it is made.
+pub const TAIL_FILL_BYTES: usize = 256 * 1024;
+/// Journal values that a view reads for that, at most: a filter may match nothing in any of them.
+pub const TAIL_FILL_VALUES_MAX: usize = 64;
+/// Bytes of one chunk of replayed history.
+pub const REPLAY_CHUNK_BYTES: usize = 64 * 1024;
+/// Journal values that one chunk looks at, at most, so that a filter which matches nothing still
+/// gives its reader thread back.
+pub const REPLAY_CHUNK_VALUES_MAX: usize = 256;
+/// Chunks of replayed history in memory at one time, at most, in each worker (8 MiB).
+pub const REPLAY_CHUNKS_MAX: usize = 128;
+/// How far, in ids, the cursor of a quiet stream may fall behind the journal before the stream
+/// says where it is (`stream.cursor`).
+pub const CURSOR_LAG_IDS: u64 = 1_000;
+
+/// Sends submitted to the kernel at one time, at most: 128 × 6 µs hold up a request for 0.8 ms.
+pub const SEND_SLICE_MAX: usize = 128;
+/// Entries of the stream ring's submission queue: a slice of sends and the polls that it arms.
+pub const RING_SUBMISSION_ENTRIES: u32 = 1_024;
+/// Entries of its completion queue. More completions than this wait in the kernel.
+pub const RING_COMPLETION_ENTRIES: u32 = 16 * 1_024;
+/// Connections accepted at one time, at most, before the others are served.
+pub const ACCEPT_BATCH_MAX: usize = 64;
+/// Connections that may wait in the kernel to be accepted: enough for a storm of reconnects.
+pub const LISTEN_BACKLOG: i32 = 65_535;
+/// How long a server that starts waits for its address to become free, in milliseconds.
+pub const BIND_PATIENCE_MS: u64 = 1_000;
+/// Files that a server needs beside its connections: the journal's, a few for each of up to 64
+/// workers, and some to spare.
+pub const FILES_RESERVED: u64 = 128;
+/// How long accepting pauses when the process has no file descriptor left, in milliseconds.
+pub const ACCEPT_PAUSE_MS: u64 = 100;
+
+/// One tick of the timer wheel, in milliseconds.
+pub const TICK_MS: u64 = 10;
+/// Slots of the timer wheel (a lap is 41 s): a multiple of 64, for the bitmap.
+pub const WHEEL_SLOTS: usize = 4_096;
+/// How long a stream that is drained may take to accept its goodbye, in milliseconds. A goodbye is
+/// some twenty bytes: who has no room for them is not waited for.
+pub const GOODBYE_MS_MAX: u64 = 1_000;
+/// Interval of the events of the probe stream, in milliseconds.
+pub const PROBE_INTERVAL_MS: u64 = 5_000;
+
+/// Events that `tidewheel append` posts as one array, at most: enough that a flood is not slowed
+/// by round trips, and well under [`ARRAY_EVENTS_MAX`].
+pub const CLIENT_BATCH_EVENTS_MAX: usize = 1_000;
+/// Bytes of such an array, at most, unless it is a single event.
+pub const CLIENT_BATCH_BYTES_MAX: usize = 512 * 1024;
+/// Bytes of events that it holds while they wait to be sent, at most; then it stops reading.
+pub const CLIENT_QUEUE_BYTES_MAX: usize = 4 * CLIENT_BATCH_BYTES_MAX;
+/// Longest line that it reads: the largest event that any server can be set to take.
+pub const CLIENT_LINE_BYTES_MAX: usize = COMMIT_BYTES_MAX;
+/// Longest event, and longest line, of a stream that `tidewheel tail` reads, in bytes: that event
+/// and its envelope.
+pub const CLIENT_FRAME_BYTES_MAX: usize = 2 * COMMIT_BYTES_MAX;
+/// Bytes of an answer that the client commands read, at most: a page of runs, or a problem.
+pub const CLIENT_ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Longest wait before a reconnect that `tidewheel tail` takes from a server, in milliseconds.
+pub const CLIENT_RETRY_MS_MAX: u64 = 10 * 60 * 1_000;

@@ -1,0 +1,3 @@
+//! The `tidewheel` program.
+
+fn main() {}
