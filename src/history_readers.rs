@@ -1,0 +1,158 @@
+//! The threads that read history: reads wait for the disk, and an event loop must not.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, RwLock};
+use std::thread::JoinHandle;
+
+use crate::journal::catalog::Catalog;
+use crate::journal::store::Store;
+use crate::limits::HISTORY_QUEUE_MAX;
+
+/// One read. It hands over what it found by itself.
+pub type HistoryJob = Box<dyn FnOnce(&dyn Store, &RwLock<Catalog>) + Send>;
+
+/// A few threads that do reads in the order in which they were submitted.
+pub struct HistoryReaders {
+    queue: Arc<Queue>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+#[derive(Default)]
+struct Queue {
+    state: Mutex<State>,
+    arrived: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<HistoryJob>,
+    closed: bool,
+}
+
+impl HistoryReaders {
+    /// Starts so many threads.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub fn start(
+        store: &Arc<dyn Store>,
+        catalog: &Arc<RwLock<Catalog>>,
+        threads: usize,
+    ) -> io::Result<HistoryReaders> {
+        let readers = HistoryReaders {
+            queue: Arc::default(),
+            threads: Mutex::new(Vec::with_capacity(threads)),
+        };
+        for number in 0..threads {
+            let (queue, store, catalog) =
+                (Arc::clone(&readers.queue), Arc::clone(store), Arc::clone(catalog));
+            let thread = std::thread::Builder::new()
+                .name(format!("history-{number}"))
+                .spawn(move || queue.work(&*store, &catalog))?;
+            readers.threads().push(thread);
+        }
+        Ok(readers)
+    }
+
+    /// Adds a read to the queue.
+    ///
+    /// # Errors
+    /// Gives it back when [`HISTORY_QUEUE_MAX`] are waiting, or the readers are closed.
+    pub fn submit(&self, job: HistoryJob) -> Result<(), HistoryJob> {
+        let mut state = self.queue.state();
+        if state.closed || state.jobs.len() >= HISTORY_QUEUE_MAX {
+            return Err(job);
+        }
+        state.jobs.push_back(job);
+        drop(state);
+        self.queue.arrived.notify_one();
+        Ok(())
+    }
+
+    /// Reads that are waiting.
+    pub fn depth(&self) -> usize {
+        self.queue.state().jobs.len()
+    }
+
+    /// Drops the reads that are waiting, and returns when those under way have ended.
+    pub fn close(&self) {
+        let waiting = {
+            let mut state = self.queue.state();
+            state.closed = true;
+            std::mem::take(&mut state.jobs)
+        };
+        drop(waiting);
+        self.queue.arrived.notify_all();
+        for thread in self.threads().drain(..) {
+            // A read that has panicked has told so on standard error.
+            let _ = thread.join();
+        }
+    }
+
+    fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.threads.lock().expect("no one panics while holding the lock")
+    }
+}
+
+impl Drop for HistoryReaders {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Queue {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no one panics while holding the lock")
+    }
+
+    fn work(&self, store: &dyn Store, catalog: &RwLock<Catalog>) {
+        while let Some(job) = self.next() {
+            job(store, catalog);
+        }
+    }
+
+    fn next(&self) -> Option<HistoryJob> {
+        let mut state = self.state();
+        loop {
+            if let Some(job) = state.jobs.pop_front() {
+                return Some(job);
+            }
+            if state.closed {
+                return None;
+            }
+            state = self.arrived.wait(state).expect("no one panics while holding the lock");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::journal::memory::MemoryStore;
+
+    #[test]
+    fn reads_run_and_close_waits_for_those_under_way() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let readers = HistoryReaders::start(&store, &Arc::default(), 2).unwrap();
+        let (sender, receiver) = mpsc::channel();
+        for number in 0..100 {
+            let sender = sender.clone();
+            assert!(
+                readers
+                    .submit(Box::new(move |_, catalog| {
+                        assert_eq!(catalog.read().unwrap().last_id().0, 0);
+                        sender.send(number).unwrap();
+                    }))
+                    .is_ok()
+            );
+        }
+        let mut done: Vec<i32> = receiver.iter().take(100).collect();
+        done.sort_unstable();
+        assert_eq!(done, (0..100).collect::<Vec<_>>());
+        readers.close();
+        assert!(readers.submit(Box::new(|_, _| {})).is_err());
+    }
+}

@@ -1,0 +1,721 @@
+//! The thread that writes the journal.
+//!
+//! ```text
+//! write() ─▶ queue ─▶ drain ─▶ stage ─▶ seal ─▶ store, sync ─▶ catalog ─▶ listeners ─▶ replies
+//! ```
+//!
+//! Group commit: everything that has come while the disk was busy goes into the next transaction.
+//! Nothing waits for company, so a lone append costs one sync and no more.
+//!
+//! Invariants: the catalog, then every listener, have a batch before any of its writes is
+//! answered, so that whoever is told "it is there" finds it there. After a failed write or sync
+//! every further write is refused. The queue is bounded in events and in bytes.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, RwLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::clock::Clock;
+use crate::config::Durability;
+use crate::event::{NewEvent, Timestamp};
+use crate::journal::catalog::{self, Catalog};
+use crate::journal::commit::Committer;
+use crate::journal::redb::RedbStore;
+use crate::journal::store::{OpenError, Store, StoreError};
+use crate::journal::{CommittedBatch, Write, WriteError, WriteResult};
+use crate::limits::{
+    COMMIT_BYTES_MAX, COMMIT_EVENTS_MAX, EVENT_OVERHEAD_BYTES, WRITE_QUEUE_BYTES_MAX,
+    WRITE_QUEUE_EVENTS_MAX,
+};
+
+/// Hears the answer to a write, on the writer's thread: it should only pass it on.
+pub type Reply = Box<dyn FnOnce(WriteResult) + Send>;
+
+/// Sees every batch that was committed, on the writer's thread: it should only pass it on.
+pub type Listener = Box<dyn Fn(&Arc<CommittedBatch>) + Send>;
+
+/// A journal that has been read, before anything is written to it.
+pub struct OpenJournal {
+    store: Arc<dyn Store>,
+    catalog: Arc<RwLock<Catalog>>,
+    committer: Committer,
+}
+
+/// The journal's writer. Dropping it closes it.
+pub struct JournalWriter {
+    shared: Arc<Shared>,
+    store: Arc<dyn Store>,
+    catalog: Arc<RwLock<Catalog>>,
+    durability: Durability,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// A write that was not taken, given back.
+pub struct Refused {
+    /// Why.
+    pub reason: RefusedReason,
+    /// The write.
+    pub write: Write,
+    /// Who waits for its answer.
+    pub reply: Reply,
+}
+
+/// Why a write was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RefusedReason {
+    /// 503: too much is waiting.
+    #[error("the journal's queue is full")]
+    QueueFull,
+    /// 503: the server is going down.
+    #[error("the journal is closed")]
+    Closed,
+}
+
+/// How the writer is doing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WriterStatus {
+    /// What an answer means.
+    pub durability: Durability,
+    /// Nothing can be written any more.
+    pub failed: bool,
+    /// Events waiting.
+    pub queued_events: usize,
+    /// Their bytes, with [`EVENT_OVERHEAD_BYTES`] for each.
+    pub queued_bytes: usize,
+    /// When something was last committed; 0 if nothing was since the start.
+    pub last_commit_at: Timestamp,
+    /// Events in it.
+    pub last_commit_events: u64,
+    /// How long it took, from staging to the end of the sync.
+    pub last_commit_duration: Duration,
+    /// Events that were appended since the start.
+    pub appended_events: u64,
+}
+
+impl OpenJournal {
+    /// Opens the journal in this directory, or makes one there, and reads it through.
+    ///
+    /// # Errors
+    /// See [`OpenError`]: its text says what to do.
+    pub fn open(directory: &Path, keys_max: usize) -> Result<OpenJournal, OpenError> {
+        let store = RedbStore::open(directory)?;
+        let path: PathBuf = store.path().into();
+        OpenJournal::with_store(Arc::new(store), keys_max)
+            .map_err(|error| OpenError::from_store(path, error))
+    }
+
+    /// Reads the journal that is in this store. At most `keys_max` idempotency keys are remembered.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is not as it was written.
+    pub fn with_store(store: Arc<dyn Store>, keys_max: usize) -> Result<OpenJournal, StoreError> {
+        let (committer, catalog) = Committer::open(&*store, keys_max)?;
+        Ok(OpenJournal { store, catalog: Arc::new(RwLock::new(catalog)), committer })
+    }
+
+    /// Where the values are.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// What is known of every run.
+    pub fn catalog(&self) -> &Arc<RwLock<Catalog>> {
+        &self.catalog
+    }
+
+    /// Starts the writer's thread, which tells these listeners of every batch.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub fn start(
+        self,
+        clock: Arc<Clock>,
+        durability: Durability,
+        listeners: Vec<Listener>,
+    ) -> io::Result<JournalWriter> {
+        let OpenJournal { store, catalog, committer } = self;
+        let shared = Arc::new(Shared::default());
+        let writer = Writer {
+            shared: Arc::clone(&shared),
+            store: Arc::clone(&store),
+            catalog: Arc::clone(&catalog),
+            committer,
+            clock,
+            durability,
+            listeners,
+            unsynced_since: None,
+        };
+        let thread = std::thread::Builder::new()
+            .name("journal-writer".into())
+            .spawn(move || writer.work())?;
+        Ok(JournalWriter { shared, store, catalog, durability, thread: Mutex::new(Some(thread)) })
+    }
+}
+
+impl JournalWriter {
+    /// Puts a write into the queue; `reply` hears its answer.
+    ///
+    /// # Errors
+    /// Gives both back when the queue is full or closed. A write that is larger than the whole
+    /// queue is taken when the queue is empty.
+    pub fn write(&self, write: Write, reply: Reply) -> Result<(), Box<Refused>> {
+        let (events, bytes) = cost(&write);
+        let mut queue = self.shared.queue();
+        let is_full = !queue.waiting.is_empty()
+            && (queue.events + events > WRITE_QUEUE_EVENTS_MAX
+                || queue.bytes + bytes > WRITE_QUEUE_BYTES_MAX);
+        if queue.closed || is_full {
+            let reason =
+                if queue.closed { RefusedReason::Closed } else { RefusedReason::QueueFull };
+            return Err(Box::new(Refused { reason, write, reply }));
+        }
+        queue.events += events;
+        queue.bytes += bytes;
+        queue.waiting.push_back(Waiting { write, reply, events, bytes });
+        // Waking a thread is a system call, which a busy writer does not need.
+        let wake = std::mem::take(&mut queue.writer_sleeps);
+        drop(queue);
+        if wake {
+            self.shared.arrived.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Where the values are.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// What is known of every run.
+    pub fn catalog(&self) -> &Arc<RwLock<Catalog>> {
+        &self.catalog
+    }
+
+    /// Whether nothing can be written any more, until the server is restarted.
+    pub fn has_failed(&self) -> bool {
+        self.shared.failure.get().is_some()
+    }
+
+    /// How the writer is doing.
+    pub fn status(&self) -> WriterStatus {
+        let (queued_events, queued_bytes) = {
+            let queue = self.shared.queue();
+            (queue.events, queue.bytes)
+        };
+        let figures = &self.shared.figures;
+        let load = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
+        WriterStatus {
+            durability: self.durability,
+            failed: self.has_failed(),
+            queued_events,
+            queued_bytes,
+            last_commit_at: Timestamp(load(&figures.last_commit_at)),
+            last_commit_events: load(&figures.last_commit_events),
+            last_commit_duration: Duration::from_nanos(load(&figures.last_commit_nanos)),
+            appended_events: load(&figures.appended_events),
+        }
+    }
+
+    /// Takes no more writes, does those that wait, syncs, and ends the thread.
+    pub fn close(&self) {
+        self.shared.queue().closed = true;
+        self.shared.arrived.notify_one();
+        let thread = self.thread.lock().expect("no one panics while holding the lock").take();
+        if let Some(thread) = thread {
+            // If it has panicked it has told so on standard error.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for JournalWriter {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+#[derive(Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    arrived: Condvar,
+    /// What the first failure said: from then on nothing is written.
+    failure: OnceLock<String>,
+    figures: Figures,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Waiting>,
+    events: usize,
+    bytes: usize,
+    closed: bool,
+    writer_sleeps: bool,
+}
+
+struct Waiting {
+    write: Write,
+    reply: Reply,
+    events: usize,
+    bytes: usize,
+}
+
+#[derive(Default)]
+struct Figures {
+    last_commit_at: AtomicU64,
+    last_commit_events: AtomicU64,
+    last_commit_nanos: AtomicU64,
+    appended_events: AtomicU64,
+}
+
+/// What a write occupies in the queue: events and bytes.
+fn cost(write: &Write) -> (usize, usize) {
+    match write {
+        Write::CreateRun { metadata, .. } => (1, metadata.as_str().len() + EVENT_OVERHEAD_BYTES),
+        Write::Append { events, .. } => {
+            let bytes = |event: &NewEvent| {
+                event.event_type.as_str().len()
+                    + event.payload.as_str().len()
+                    + EVENT_OVERHEAD_BYTES
+            };
+            (events.len(), events.iter().map(bytes).sum())
+        }
+        Write::EndRun { payload, .. } => (1, payload.as_str().len() + EVENT_OVERHEAD_BYTES),
+        Write::DeleteRun { .. } => (1, EVENT_OVERHEAD_BYTES),
+    }
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().expect("no one panics while holding the lock")
+    }
+
+    /// Waits for something to do.
+    fn next(&self, sync_due: Option<Instant>) -> Next {
+        let mut queue = self.queue();
+        loop {
+            if !queue.waiting.is_empty() {
+                return Next::Group(queue.take_group());
+            }
+            if queue.closed {
+                return Next::Close;
+            }
+            let wait = sync_due.map(|due| due.saturating_duration_since(Instant::now()));
+            if wait == Some(Duration::ZERO) {
+                return Next::Sync;
+            }
+            queue.writer_sleeps = true;
+            queue = match wait {
+                None => self.arrived.wait(queue).expect("no one panics while holding the lock"),
+                Some(wait) => {
+                    let woken = self.arrived.wait_timeout(queue, wait);
+                    woken.expect("no one panics while holding the lock").0
+                }
+            };
+            queue.writer_sleeps = false;
+        }
+    }
+}
+
+enum Next {
+    Group(Vec<Waiting>),
+    Sync,
+    Close,
+}
+
+impl Queue {
+    fn take_group(&mut self) -> Vec<Waiting> {
+        let mut group = Vec::new();
+        let (mut events, mut bytes) = (0, 0);
+        while events < COMMIT_EVENTS_MAX
+            && bytes < COMMIT_BYTES_MAX
+            && let Some(waiting) = self.waiting.pop_front()
+        {
+            events += waiting.events;
+            bytes += waiting.bytes;
+            group.push(waiting);
+        }
+        self.events -= events;
+        self.bytes -= bytes;
+        group
+    }
+}
+
+/// What the thread owns.
+struct Writer {
+    shared: Arc<Shared>,
+    store: Arc<dyn Store>,
+    catalog: Arc<RwLock<Catalog>>,
+    committer: Committer,
+    clock: Arc<Clock>,
+    durability: Durability,
+    listeners: Vec<Listener>,
+    /// Since when there is something in the store that may not be on disk.
+    unsynced_since: Option<Instant>,
+}
+
+impl Writer {
+    fn work(mut self) {
+        loop {
+            match self.shared.next(self.sync_due()) {
+                Next::Group(group) => self.commit(group),
+                Next::Sync => self.sync(),
+                Next::Close => {
+                    self.sync();
+                    return;
+                }
+            }
+        }
+    }
+
+    /// When what is in the store must be synced, even if nothing more is written.
+    fn sync_due(&self) -> Option<Instant> {
+        match self.durability {
+            Durability::Interval(interval) => Some(self.unsynced_since? + interval),
+            Durability::Immediate | Durability::None => None,
+        }
+    }
+
+    fn sync(&mut self) {
+        if self.unsynced_since.take().is_some()
+            && let Err(error) = self.store.append(&[], true)
+        {
+            self.fail(&error);
+        }
+    }
+
+    fn fail(&self, error: &StoreError) {
+        log::error!("the journal has failed, and takes no more writes: {error}");
+        let _ = self.shared.failure.set(error.to_string());
+    }
+
+    fn commit(&mut self, group: Vec<Waiting>) {
+        let started = Instant::now();
+        let now = self.clock.now();
+        let mut replies = Vec::with_capacity(group.len());
+        if let Some(failure) = self.shared.failure.get() {
+            for waiting in group {
+                (waiting.reply)(Err(WriteError::JournalFailed(failure.clone())));
+            }
+            return;
+        }
+        {
+            let catalog = catalog::read(&self.catalog);
+            for waiting in group {
+                self.committer.stage(waiting.write, now, &catalog);
+                replies.push(waiting.reply);
+            }
+        }
+        let answers = match self.store() {
+            Ok(()) => self.publish(started, now),
+            Err(error) => {
+                let error = match error {
+                    StoreError::DiskFull => WriteError::DiskFull,
+                    error => {
+                        self.fail(&error);
+                        WriteError::JournalFailed(error.to_string())
+                    }
+                };
+                self.committer.failed(&error)
+            }
+        };
+        debug_assert_eq!(answers.len(), replies.len());
+        for (reply, answer) in replies.into_iter().zip(answers) {
+            reply(answer);
+        }
+    }
+
+    /// Stores what is staged.
+    fn store(&mut self) -> Result<(), StoreError> {
+        let sync = match self.durability {
+            Durability::Immediate => true,
+            Durability::Interval(_) => self.sync_due().is_some_and(|due| due <= Instant::now()),
+            Durability::None => false,
+        };
+        let values = self.committer.seal();
+        if values.is_empty() {
+            return Ok(());
+        }
+        self.store.append(values, sync)?;
+        if sync {
+            self.unsynced_since = None;
+        } else {
+            self.unsynced_since.get_or_insert_with(Instant::now);
+        }
+        Ok(())
+    }
+
+    /// What is stored becomes visible.
+    fn publish(&mut self, started: Instant, now: Timestamp) -> Vec<WriteResult> {
+        let took = started.elapsed();
+        let committed = {
+            let mut catalog =
+                self.catalog.write().expect("no one panics while holding the catalog");
+            self.committer.committed(&mut catalog)
+        };
+        let batch = &committed.batch;
+        if !batch.events.is_empty() || !batch.deleted.is_empty() {
+            self.shared.figures.note(batch.events.len() as u64, took, now);
+            for listener in &self.listeners {
+                listener(batch);
+            }
+        }
+        committed.answers
+    }
+}
+
+impl Figures {
+    fn note(&self, events: u64, took: Duration, now: Timestamp) {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.last_commit_at.store(now.0, Ordering::Relaxed);
+        self.last_commit_events.store(events, Ordering::Relaxed);
+        self.last_commit_nanos.store(nanos, Ordering::Relaxed);
+        self.appended_events.fetch_add(events, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::event::{EventId, EventType, Json, Labels, RunId};
+    use crate::journal::memory::MemoryStore;
+    use crate::journal::model::{Model, done, seeded};
+    use crate::journal::store::ValueVisitor;
+    use crate::journal::{IfMatch, Once, Written};
+    use rand::RngExt;
+
+    /// A store in memory that does as it is told, once each: fail, or wait.
+    #[derive(Default)]
+    struct FaultyStore {
+        memory: MemoryStore,
+        faults: Mutex<VecDeque<StoreError>>,
+        /// While it is held every append waits.
+        gate: Mutex<()>,
+        appends: AtomicUsize,
+        syncs: AtomicUsize,
+    }
+
+    impl Store for FaultyStore {
+        fn append(&self, values: &[(EventId, Vec<u8>)], sync: bool) -> Result<(), StoreError> {
+            drop(self.gate.lock().unwrap());
+            if let Some(fault) = self.faults.lock().unwrap().pop_front() {
+                return Err(fault);
+            }
+            self.appends.fetch_add(usize::from(!values.is_empty()), Ordering::SeqCst);
+            self.syncs.fetch_add(usize::from(sync), Ordering::SeqCst);
+            self.memory.append(values, sync)
+        }
+
+        fn get(&self, key: EventId, visit: &mut dyn FnMut(&[u8])) -> Result<bool, StoreError> {
+            self.memory.get(key, visit)
+        }
+
+        fn scan(&self, from: EventId, visit: ValueVisitor<'_>) -> Result<(), StoreError> {
+            self.memory.scan(from, visit)
+        }
+
+        fn scan_back(&self, upto: EventId, visit: ValueVisitor<'_>) -> Result<(), StoreError> {
+            self.memory.scan_back(upto, visit)
+        }
+
+        fn disk_bytes(&self) -> Result<u64, StoreError> {
+            self.memory.disk_bytes()
+        }
+    }
+
+    fn start(store: &Arc<FaultyStore>, durability: Durability) -> JournalWriter {
+        let store: Arc<dyn Store> = Arc::clone(store) as Arc<dyn Store>;
+        OpenJournal::with_store(store, 100)
+            .unwrap()
+            .start(Arc::default(), durability, Vec::new())
+            .unwrap()
+    }
+
+    fn submit(writer: &JournalWriter, write: Write) -> mpsc::Receiver<WriteResult> {
+        let (sender, receiver) = mpsc::channel();
+        let reply: Reply = Box::new(move |answer| drop(sender.send(answer)));
+        assert!(writer.write(write, reply).is_ok());
+        receiver
+    }
+
+    fn wait(receiver: &mpsc::Receiver<WriteResult>) -> WriteResult {
+        receiver.recv_timeout(Duration::from_secs(10)).expect("every write is answered")
+    }
+
+    fn write(writer: &JournalWriter, write: Write) -> WriteResult {
+        wait(&submit(writer, write))
+    }
+
+    fn create() -> Write {
+        Write::CreateRun { labels: Labels::default(), metadata: Json::null(), key: None }
+    }
+
+    fn append(bytes: usize) -> Write {
+        let payload = Json::from_trusted(format!("\"{}\"", "x".repeat(bytes)));
+        let events = vec![NewEvent { event_type: EventType::new("A").unwrap(), payload }];
+        Write::Append { run: RunId(1), events, once: Once::No, if_match: IfMatch::Any }
+    }
+
+    #[test]
+    fn listeners_and_catalog_have_a_batch_before_it_is_answered() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let journal = OpenJournal::with_store(store, 100).unwrap();
+        let heard = Arc::new(AtomicU64::new(0));
+        let listener: Listener = {
+            let (heard, catalog) = (Arc::clone(&heard), Arc::clone(journal.catalog()));
+            Box::new(move |batch| {
+                assert_eq!(catalog.read().unwrap().last_id(), batch.last_id);
+                heard.store(batch.last_id.0, Ordering::SeqCst);
+            })
+        };
+        let writer = journal.start(Arc::default(), Durability::Immediate, vec![listener]).unwrap();
+        write(&writer, create()).unwrap();
+        for id in 2..100 {
+            let Ok(Written::Appended { batch, range }) = write(&writer, append(1)) else {
+                panic!()
+            };
+            assert_eq!(batch.events[range][0].event.id, EventId(id));
+            assert_eq!(heard.load(Ordering::SeqCst), id);
+        }
+        let status = writer.status();
+        assert_eq!((status.queued_events, status.queued_bytes), (0, 0));
+        assert_eq!(status.appended_events, 99);
+        assert!(status.last_commit_at > Timestamp(0));
+    }
+
+    #[test]
+    fn what_came_during_a_commit_is_committed_together() {
+        let store = Arc::new(FaultyStore::default());
+        let writer = start(&store, Durability::Immediate);
+        write(&writer, create()).unwrap();
+        let gate = store.gate.lock().unwrap();
+        let answers: Vec<_> = (0..100).map(|_| submit(&writer, append(1))).collect();
+        drop(gate);
+        for answer in &answers {
+            wait(answer).unwrap();
+        }
+        assert!(store.appends.load(Ordering::SeqCst) <= 3);
+    }
+
+    #[test]
+    fn a_full_disk_is_said_and_the_journal_goes_on() {
+        let store = Arc::new(FaultyStore::default());
+        let writer = start(&store, Durability::Immediate);
+        write(&writer, create()).unwrap();
+        store.faults.lock().unwrap().push_back(StoreError::DiskFull);
+        assert_eq!(write(&writer, append(1)), Err(WriteError::DiskFull));
+        assert!(!writer.has_failed());
+        assert!(matches!(write(&writer, append(1)), Ok(Written::Appended { .. })));
+        assert_eq!(writer.catalog().read().unwrap().last_id(), EventId(2));
+    }
+
+    #[test]
+    fn after_a_failed_write_everything_is_refused_until_reopened() {
+        let store = Arc::new(FaultyStore::default());
+        let writer = start(&store, Durability::Immediate);
+        write(&writer, create()).unwrap();
+        store.faults.lock().unwrap().push_back(StoreError::Failed("EIO".into()));
+        let failed = Err(WriteError::JournalFailed("EIO".into()));
+        assert_eq!(write(&writer, append(1)), failed);
+        assert!(writer.has_failed() && writer.status().failed);
+        assert_eq!(write(&writer, append(1)), failed);
+        assert_eq!(store.appends.load(Ordering::SeqCst), 1);
+        writer.close();
+        let writer = start(&store, Durability::Immediate);
+        assert!(matches!(write(&writer, append(1)), Ok(Written::Appended { .. })));
+    }
+
+    #[test]
+    fn a_full_queue_gives_the_write_back() {
+        let store = Arc::new(FaultyStore::default());
+        let writer = start(&store, Durability::Immediate);
+        write(&writer, create()).unwrap();
+        let gate = store.gate.lock().unwrap();
+        let mut answers = Vec::new();
+        let refused = loop {
+            let (sender, receiver) = mpsc::channel();
+            let reply: Reply = Box::new(move |answer| drop(sender.send(answer)));
+            match writer.write(append(1024 * 1024), reply) {
+                Ok(()) => answers.push(receiver),
+                Err(refused) => break refused,
+            }
+        };
+        assert_eq!(refused.reason, RefusedReason::QueueFull);
+        assert!(writer.status().queued_bytes <= WRITE_QUEUE_BYTES_MAX);
+        assert!(answers.len() >= WRITE_QUEUE_BYTES_MAX / (1024 * 1024 + 1024));
+        drop(gate);
+        for answer in &answers {
+            wait(answer).unwrap();
+        }
+    }
+
+    #[test]
+    fn closing_finishes_the_queue() {
+        let store = Arc::new(FaultyStore::default());
+        let writer = start(&store, Durability::None);
+        write(&writer, create()).unwrap();
+        let answers: Vec<_> = (0..1_000).map(|_| submit(&writer, append(1))).collect();
+        writer.close();
+        assert!(answers.iter().all(|answer| wait(answer).is_ok()));
+        assert_eq!(store.syncs.load(Ordering::SeqCst), 1);
+        let refused = writer.write(append(1), Box::new(|_| {})).err().unwrap();
+        assert_eq!(refused.reason, RefusedReason::Closed);
+    }
+
+    #[test]
+    fn with_an_interval_the_last_commit_is_synced_although_nothing_follows() {
+        let store = Arc::new(FaultyStore::default());
+        let writer = start(&store, Durability::Interval(Duration::from_millis(20)));
+        write(&writer, create()).unwrap();
+        let started = Instant::now();
+        while store.syncs.load(Ordering::SeqCst) == 0 {
+            assert!(started.elapsed() < Duration::from_secs(10));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_millis(60));
+        assert_eq!(store.syncs.load(Ordering::SeqCst), 1, "an idle journal is left alone");
+    }
+
+    /// Against [`Model`], on disk, with restarts.
+    #[test]
+    fn a_journal_on_disk_goes_on_where_it_was() {
+        let mut rng = seeded();
+        let directory = tempfile::tempdir().unwrap();
+        let mut model = Model::default();
+        for _ in 0..5 {
+            let journal = OpenJournal::open(directory.path(), 1_000).unwrap();
+            {
+                let catalog = journal.catalog().read().unwrap();
+                assert_eq!(catalog.last_id(), model.last_id());
+                for (id, run) in &model.runs {
+                    assert_eq!(catalog.run(*id), Some(run.summary()));
+                }
+            }
+            let durability = [
+                Durability::Immediate,
+                Durability::None,
+                Durability::Interval(Duration::from_millis(1)),
+            ][rng.random_range(0..3)];
+            // The clock stands still, so that the model knows the time.
+            let clock = Arc::new(Clock::standing(Timestamp(u64::MAX / 4)));
+            let writer = journal.start(clock, durability, Vec::new()).unwrap();
+            let mut answers = Vec::new();
+            for _ in 0..200 {
+                let write = model.random_write(&mut rng);
+                answers.push((
+                    submit(&writer, write.clone()),
+                    model.write(write, Timestamp(u64::MAX / 4)),
+                ));
+            }
+            for (answer, expected) in &answers {
+                assert_eq!(done(wait(answer)), *expected);
+            }
+        }
+    }
+}
