@@ -5,6 +5,7 @@ pub mod config;
 pub mod connection;
 pub mod event;
 pub mod history_readers;
+pub mod hub;
 pub mod journal;
 pub mod journal_writer;
 pub mod limits;

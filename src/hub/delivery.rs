@@ -1,0 +1,244 @@
+//! Who is sent what next, and what has come of it.
+//!
+//! Two queues: subscribers that something happened to, and views with news for all of theirs. A
+//! view's round goes over its list with a hand that never starts again from the beginning: new
+//! bytes only make the round longer, so a burst of events costs each subscriber one send.
+
+use rustix::io::Errno;
+
+use super::{
+    Hub, Reason, reason_of,
+    subscriber::{Flags, NONE, Outbox, Peer, Phase, Token},
+};
+use crate::{event::EventId, wire::sse::Frames};
+
+/// A send that should be made; [`Hub::bytes`] has what.
+#[derive(Clone, Copy, Debug)]
+pub struct Outgoing {
+    key: u32,
+    /// To whom.
+    pub peer: Peer,
+    source: Source,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Source {
+    Outbox(u32),
+    Tail { view: u32, offset: u64 },
+    Keepalive(&'static [u8]),
+}
+
+impl Hub {
+    /// Plans up to `max` sends, no more than one to a subscriber.
+    pub fn poll_sends(&mut self, max: usize, plan: &mut Vec<Outgoing>) {
+        while plan.len() < max {
+            let Some(key) = self.next_candidate() else { return };
+            if let Some(source) = self.plan(key) {
+                let subscriber = &mut self.subscribers[key];
+                subscriber.flags.set(Flags::PLANNED, true);
+                plan.push(Outgoing { key, peer: subscriber.peer, source });
+            }
+        }
+    }
+
+    /// The bytes of a planned send.
+    pub fn bytes(&self, outgoing: &Outgoing) -> &[u8] {
+        match outgoing.source {
+            Source::Outbox(outbox) => self.outboxes[outbox as usize].unsent(),
+            Source::Tail { view, offset } => self.views[view].tail.read(offset),
+            Source::Keepalive(bytes) => bytes,
+        }
+    }
+
+    /// Takes what a planned send has come to. When it gives a token, the socket should be watched
+    /// until it takes more ([`Hub::handle_writable`]).
+    pub fn handle_sent(&mut self, sent: &Outgoing, result: Result<usize, Errno>) -> Option<Token> {
+        let key = sent.key;
+        self.subscribers[key].flags.set(Flags::PLANNED, false);
+        let count = match result {
+            Ok(count) => count,
+            Err(Errno::AGAIN | Errno::NOBUFS | Errno::INTR) => {
+                self.block(key);
+                return Some(self.subscribers.token(key));
+            }
+            Err(errno) => {
+                self.close(key, reason_of(Some(errno)));
+                return None;
+            }
+        };
+        self.stats.bytes_sent += count as u64;
+        let subscriber = &mut self.subscribers[key];
+        subscriber.last_sent = self.now;
+        let is_whole = match sent.source {
+            Source::Outbox(outbox) => {
+                subscriber.flags.wrote();
+                self.outboxes[outbox as usize].took(count)
+            }
+            Source::Tail { view, offset } => {
+                subscriber.flags.wrote();
+                let tail = &self.views[view].tail;
+                let end = offset + tail.read(offset).len() as u64;
+                subscriber.offset = offset + count as u64;
+                if subscriber.offset == tail.end() {
+                    (subscriber.cursor, subscriber.partial) = (tail.last_id(), 0);
+                } else {
+                    let place = tail.place(subscriber.offset);
+                    (subscriber.cursor, subscriber.partial) = (place.cursor, place.partial);
+                }
+                subscriber.offset == end
+            }
+            Source::Keepalive(bytes) => {
+                self.stats.keepalives += 1;
+                let rest = &bytes[count..];
+                if !rest.is_empty() {
+                    subscriber.outbox = self.outboxes.insert(Outbox::frame(rest)) as u32;
+                }
+                rest.is_empty()
+            }
+        };
+        if !is_whole {
+            self.block(key);
+            return Some(self.subscribers.token(key));
+        }
+        if let Source::Outbox(_) = sent.source {
+            self.finish_outbox(key);
+        }
+        if self.subscribers.slab.contains(key as usize) && self.has_more(key) {
+            self.ready.push_back(key);
+        }
+        None
+    }
+
+    /// The socket takes bytes again.
+    pub fn handle_writable(&mut self, token: Token) {
+        let Some(key) = self.subscribers.find(token) else { return };
+        let subscriber = &mut self.subscribers[key];
+        if !subscriber.flags.has(Flags::BLOCKED) {
+            return;
+        }
+        subscriber.flags.set(Flags::BLOCKED, false);
+        if subscriber.phase == Phase::Stalled {
+            self.settle(key);
+        }
+        self.ready.push_back(key);
+    }
+
+    /// The next subscriber that may have something to send.
+    pub(super) fn next_candidate(&mut self) -> Option<u32> {
+        while let Some(key) = self.ready.pop_front() {
+            if self.subscribers.slab.contains(key as usize) {
+                return Some(key);
+            }
+        }
+        while let Some(&view_key) = self.sweeps.front() {
+            // A view that was removed, and perhaps another in its place: no round is running there,
+            // or one is, and then this is as good a time for it.
+            if let Some(view) = self.views.slab.get_mut(view_key as usize)
+                && view.sweep_left > 0
+                && !view.subscribers.is_empty()
+            {
+                view.sweep_left -= 1;
+                view.sweep_at += 1;
+                if view.sweep_at as usize >= view.subscribers.len() {
+                    view.sweep_at = 0;
+                }
+                return Some(view.subscribers[view.sweep_at as usize]);
+            }
+            self.sweeps.pop_front();
+        }
+        None
+    }
+
+    /// What a subscriber would send now.
+    pub(super) fn plan(&mut self, key: u32) -> Option<Source> {
+        let subscriber = &mut self.subscribers[key];
+        if subscriber.flags.has(Flags::BLOCKED) || subscriber.flags.has(Flags::PLANNED) {
+            return None;
+        }
+        if subscriber.outbox != NONE {
+            return Some(Source::Outbox(subscriber.outbox));
+        }
+        match subscriber.phase {
+            Phase::Live => {
+                let view = &self.views[subscriber.view];
+                if subscriber.offset < view.tail.start() {
+                    self.settle(key);
+                } else if subscriber.offset < view.tail.end() {
+                    let (view, offset) = (subscriber.view, subscriber.offset);
+                    return Some(Source::Tail { view, offset });
+                } else if view.has_ended() {
+                    self.close(key, Reason::RunEnded);
+                    return None;
+                }
+            }
+            Phase::Closing => {
+                self.close(key, Reason::Drain);
+                return None;
+            }
+            _ => {}
+        }
+        let subscriber = &self.subscribers[key];
+        if subscriber.flags.has(Flags::KEEPALIVE_DUE) && subscriber.partial == 0 {
+            return Some(self.keepalive(key));
+        }
+        None
+    }
+
+    /// Whether [`Hub::plan`] would have something to do with it.
+    pub(super) fn has_more(&self, key: u32) -> bool {
+        let subscriber = &self.subscribers[key];
+        match subscriber.phase {
+            _ if subscriber.outbox != NONE => true,
+            Phase::Live => {
+                let view = &self.views[subscriber.view];
+                subscriber.offset < view.tail.end() || view.has_ended()
+            }
+            Phase::Closing => true,
+            _ => subscriber.flags.has(Flags::KEEPALIVE_DUE),
+        }
+    }
+
+    /// An outbox has been sent.
+    pub(super) fn finish_outbox(&mut self, key: u32) {
+        let subscriber = &mut self.subscribers[key];
+        let outbox = std::mem::replace(&mut subscriber.outbox, NONE);
+        match self.outboxes.remove(outbox as usize) {
+            Outbox::Chunk { scanned_to, .. } => {
+                subscriber.cursor = scanned_to;
+                subscriber.partial = 0;
+                self.chunks -= 1;
+                self.settle(key);
+            }
+            // The chunk that came meanwhile had to be given back.
+            Outbox::Frame { .. } if subscriber.phase == Phase::Stalled => self.settle(key),
+            Outbox::Frame { .. } => {}
+        }
+    }
+
+    /// Notes that the socket has not taken everything.
+    pub(super) fn block(&mut self, key: u32) {
+        let subscriber = &mut self.subscribers[key];
+        subscriber.flags.set(Flags::BLOCKED, true);
+        if subscriber.phase != Phase::Sending {
+            return;
+        }
+        // A chunk can be read again: it is not kept for as long as somebody else may be slow.
+        let outbox = std::mem::replace(&mut subscriber.outbox, NONE);
+        let Outbox::Chunk { bytes, sent, .. } = self.outboxes.remove(outbox as usize) else {
+            unreachable!("in phase Sending the outbox is a chunk");
+        };
+        for frame in Frames::new(&bytes) {
+            let id = frame.id.expect("history is events only");
+            if frame.end > sent {
+                subscriber.partial = (sent - frame.start) as u32;
+                if subscriber.partial > 0 {
+                    subscriber.cursor = EventId(id.0 - 1);
+                }
+                break;
+            }
+            (subscriber.cursor, subscriber.partial) = (id, 0);
+        }
+        subscriber.phase = Phase::Stalled;
+        self.chunks -= 1;
+    }
+}

@@ -1,0 +1,223 @@
+//! Where a subscriber goes on: in its view's tail, or in the journal until it gets there.
+//!
+//! History comes in two shapes: the end of a view's, read once into its tail for everybody, and
+//! chunks for those who are further behind. At most so many chunks are in memory at one time; who
+//! waits for one is a token in a queue.
+
+use std::sync::Arc;
+
+use super::{
+    Hub, Reason,
+    subscriber::{Flags, NONE, Outbox, Phase, Subscriber, Token},
+    trim,
+    view::{Fill, ViewSpec},
+};
+use crate::{event::EventId, tail::Place, wire::sse::Frames};
+
+/// History that should be read; the answer goes to [`Hub::handle_history`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistoryJob {
+    /// For whom.
+    pub reader: HistoryReader,
+    /// Which events, and how they are written.
+    pub spec: Arc<ViewSpec>,
+    /// Events up to this one, and no later.
+    pub upto: EventId,
+}
+
+/// Who reads history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HistoryReader {
+    /// A view that is being made: the last part of its history.
+    View {
+        /// Its key.
+        view: u32,
+        /// Its generation.
+        generation: u32,
+    },
+    /// A subscriber behind the tail: what comes after this event.
+    Subscriber {
+        /// Who.
+        token: Token,
+        /// Its cursor.
+        after: EventId,
+    },
+}
+
+/// History that was read.
+#[derive(Debug)]
+pub struct History {
+    /// For whom.
+    pub reader: HistoryReader,
+    /// Whole frames, in order.
+    pub bytes: Vec<u8>,
+    /// For a view: where the bytes begin. Every event of it after this one is in them.
+    pub covered_after: EventId,
+    /// For a subscriber: up to where everything was considered.
+    pub scanned_to: EventId,
+    /// It could not be read.
+    pub failed: bool,
+}
+
+impl History {
+    /// What a reader has to say that could not read.
+    pub fn failed(reader: HistoryReader) -> History {
+        let nothing = EventId(0);
+        History {
+            reader,
+            bytes: Vec::new(),
+            covered_after: nothing,
+            scanned_to: nothing,
+            failed: true,
+        }
+    }
+}
+
+impl Hub {
+    /// Finds out where a subscriber that knows its cursor goes on. One that stands inside an event
+    /// that is no more goes nowhere: its stream ends.
+    pub(super) fn settle(&mut self, key: u32) {
+        if self.has_lost_place(key) {
+            self.close(key, Reason::Error);
+            return;
+        }
+        let subscriber = &mut self.subscribers[key];
+        let view_key = subscriber.view;
+        let view = &mut self.views[view_key];
+        if let Some(offset) = view.tail.offset_after(subscriber.cursor) {
+            subscriber.phase = Phase::Live;
+            subscriber.offset = offset + u64::from(subscriber.partial);
+            return;
+        }
+        match view.fill {
+            Fill::No => {
+                let upto = view.tail.covered_after();
+                let reader = HistoryReader::View { view: view_key, generation: view.generation };
+                view.fill = Fill::Running(upto);
+                subscriber.phase = Phase::Filling;
+                let spec = Arc::clone(&view.spec);
+                self.jobs.push_back(HistoryJob { reader, spec, upto });
+            }
+            Fill::Running(_) | Fill::Spoiled => subscriber.phase = Phase::Filling,
+            Fill::Done => {
+                subscriber.phase = Phase::Queued;
+                self.replay_queue.push_back(self.subscribers.token(key));
+            }
+        }
+    }
+
+    /// History that should be read.
+    pub fn poll_history(&mut self) -> Option<HistoryJob> {
+        while self.chunks < self.config.limits.replay_chunks_max {
+            let Some(token) = self.replay_queue.pop_front() else { break };
+            let Some(key) = self.subscribers.find(token) else { continue };
+            let subscriber = &mut self.subscribers[key];
+            if subscriber.phase != Phase::Queued {
+                continue;
+            }
+            if subscriber.flags.has(Flags::BLOCKED) {
+                // A keepalive found no room: nor would a chunk.
+                subscriber.phase = Phase::Stalled;
+                continue;
+            }
+            subscriber.phase = Phase::Reading;
+            self.chunks += 1;
+            let reader = HistoryReader::Subscriber { token, after: subscriber.cursor };
+            let spec = Arc::clone(&self.views[subscriber.view].spec);
+            self.jobs.push_back(HistoryJob { reader, spec, upto: self.seen });
+        }
+        self.jobs.pop_front()
+    }
+
+    /// History was read.
+    pub fn handle_history(&mut self, history: History) {
+        match history.reader {
+            HistoryReader::View { view, generation } => {
+                self.handle_fill(view, generation, history);
+            }
+            HistoryReader::Subscriber { token, .. } => self.handle_chunk(token, history),
+        }
+    }
+
+    pub(super) fn handle_fill(&mut self, view_key: u32, generation: u32, history: History) {
+        let Some(view) = self.views.slab.get_mut(view_key as usize) else { return };
+        if view.generation != generation {
+            return;
+        }
+        let upto = match view.fill {
+            Fill::Running(upto) => Some(upto),
+            Fill::Spoiled => None,
+            Fill::No | Fill::Done => unreachable!("a view is filled once"),
+        };
+        view.fill = Fill::Done;
+        // History is put where events were that the tail has dropped: who was there stands nowhere.
+        for &key in &view.subscribers {
+            let subscriber = &mut self.subscribers[key];
+            if subscriber.phase == Phase::Live && subscriber.offset < view.tail.start() {
+                subscriber.phase = Phase::Filling;
+            }
+        }
+        // When the tail has been trimmed meanwhile there would be a hole between the two.
+        if !history.failed && Some(view.tail.covered_after()) == upto {
+            self.tails_bytes += history.bytes.len();
+            view.tail.prepend(history.bytes, history.covered_after);
+            // What was appended meanwhile may leave no room for it.
+            self.tails_bytes -= trim(&mut view.tail, self.config.limits.tail_bytes_max);
+        }
+        for key in self.views[view_key].subscribers.clone() {
+            if self.subscribers[key].phase != Phase::Filling {
+                continue;
+            }
+            self.settle(key);
+            self.ready.push_back(key);
+        }
+        self.trim_tails();
+    }
+
+    /// Whether the tail should have the event of which a part was sent, and has not, since its run
+    /// was deleted before history was read.
+    pub(super) fn has_lost_place(&self, key: u32) -> bool {
+        let &Subscriber { view, cursor, partial, .. } = &self.subscribers[key];
+        let tail = &self.views[view].tail;
+        let Some(offset) = tail.offset_after(cursor).filter(|_| partial > 0) else { return false };
+        let inside = offset + u64::from(partial);
+        inside >= tail.end() || tail.place(inside) != Place { cursor, partial }
+    }
+
+    pub(super) fn handle_chunk(&mut self, token: Token, history: History) {
+        let Some(key) = self.subscribers.find(token) else {
+            self.chunks -= 1;
+            return;
+        };
+        let History { bytes, scanned_to, failed, .. } = history;
+        let subscriber = &mut self.subscribers[key];
+        if subscriber.phase != Phase::Reading {
+            self.chunks -= 1;
+            return;
+        }
+        let skip = subscriber.partial as usize;
+        // The event of which a part was sent is gone: its run was deleted.
+        let first = Frames::new(&bytes).next().and_then(|frame| frame.id);
+        let lost_place = skip > 0 && first != Some(subscriber.cursor.next());
+        if failed || lost_place {
+            self.chunks -= 1;
+            self.close(key, Reason::Error);
+            return;
+        }
+        if subscriber.outbox != NONE || subscriber.flags.has(Flags::BLOCKED) {
+            // A frame of the server's own is still on its way, or was refused for want of room:
+            // the chunk is read again after that.
+            self.chunks -= 1;
+            subscriber.phase = Phase::Stalled;
+        } else if bytes.is_empty() {
+            self.chunks -= 1;
+            subscriber.cursor = scanned_to;
+            self.settle(key);
+        } else {
+            subscriber.phase = Phase::Sending;
+            let chunk = Outbox::Chunk { bytes, sent: skip, scanned_to };
+            subscriber.outbox = self.outboxes.insert(chunk) as u32;
+        }
+        self.ready.push_back(key);
+    }
+}

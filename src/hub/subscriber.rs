@@ -1,0 +1,192 @@
+//! One parked stream: some seventy bytes, and no task.
+
+use slab::Slab;
+
+use crate::{
+    event::EventId,
+    timer_wheel::{Links, Tick, Timed},
+};
+
+/// The other end of a parked connection: opaque here, a descriptor to the stream ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Peer(pub i32);
+
+/// Names a subscriber for as long as it lives: a successor in the same place has another
+/// generation, so that a late completion is not taken for its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Token {
+    /// Place in the slab.
+    pub key: u32,
+    /// Counts subscribers, in 30 bits.
+    pub generation: u32,
+}
+
+/// Generations wrap around after these many subscribers.
+pub(super) const GENERATION_BITS: u32 = 30;
+
+/// Stands for "none" where a slab key is kept.
+pub(super) const NONE: u32 = u32::MAX;
+
+/// Where a subscriber gets its next bytes from. An outbox comes before all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// From the tail of its view, at `offset`.
+    Live,
+    /// From the tail, once its view has read in the end of its history.
+    Filling,
+    /// From the journal: it waits for its turn to read a chunk.
+    Queued,
+    /// From the journal: a reader is at it.
+    Reading,
+    /// From the journal: the chunk is in the outbox.
+    Sending,
+    /// From the journal: its chunk was given back, since the socket takes nothing.
+    Stalled,
+    /// Its cursor is ahead of what this worker has seen: another worker was faster.
+    Ahead,
+    /// From nowhere but the timer.
+    Probe,
+    /// It is closed when the outbox is empty.
+    Closing,
+}
+
+/// What is true of a subscriber beside its phase.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Flags(u8);
+
+impl Flags {
+    /// The socket has taken less than it was given; the ring tells when it takes more.
+    pub(super) const BLOCKED: Flags = Flags(1);
+    /// A send is planned in the present slice.
+    pub(super) const PLANNED: Flags = Flags(1 << 1);
+    /// The timer wants something written.
+    pub(super) const KEEPALIVE_DUE: Flags = Flags(1 << 2);
+    /// Something other than a keepalive was written since the timer was armed.
+    pub(super) const WROTE: Flags = Flags(1 << 3);
+    /// Keepalives are heartbeat events.
+    pub(super) const HEARTBEAT: Flags = Flags(1 << 4);
+    /// The timer is the one that ends it.
+    pub(super) const DRAINING: Flags = Flags(1 << 5);
+    /// A `unix:` peer, for which the kernel has no timeout.
+    pub(super) const LOCAL: Flags = Flags(1 << 6);
+
+    pub(super) fn has(self, flag: Flags) -> bool {
+        self.0 & flag.0 != 0
+    }
+
+    /// Notes that something other than a keepalive was written, so that none is due.
+    pub(super) fn wrote(&mut self) {
+        self.set(Flags::WROTE, true);
+        self.set(Flags::KEEPALIVE_DUE, false);
+    }
+
+    pub(super) fn set(&mut self, flag: Flags, on: bool) {
+        self.0 = if on { self.0 | flag.0 } else { self.0 & !flag.0 };
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Subscriber {
+    pub(super) peer: Peer,
+    pub(super) generation: u32,
+    /// Its view, and its place among the subscribers of that.
+    pub(super) view: u32,
+    pub(super) slot: u32,
+    /// Next byte in the tail, while `Live`.
+    pub(super) offset: u64,
+    /// Everything up to this event was sent whole, or is not wanted.
+    pub(super) cursor: EventId,
+    /// Bytes of the event with the next id that were sent.
+    pub(super) partial: u32,
+    pub(super) outbox: u32,
+    pub(super) links: Links,
+    /// When the kernel last took something.
+    pub(super) last_sent: Tick,
+    pub(super) opened: Tick,
+    pub(super) phase: Phase,
+    pub(super) flags: Flags,
+}
+
+/// Bytes for one subscriber alone.
+#[derive(Debug)]
+pub(super) enum Outbox {
+    /// A frame of the server itself, or the rest of one.
+    Frame { bytes: Box<[u8]>, sent: usize },
+    /// A piece of history, with everything up to `scanned_to` considered. It can be read again,
+    /// so it need not be kept while the socket takes nothing.
+    Chunk { bytes: Vec<u8>, sent: usize, scanned_to: EventId },
+}
+
+impl Outbox {
+    pub(super) fn frame(bytes: impl Into<Box<[u8]>>) -> Outbox {
+        Outbox::Frame { bytes: bytes.into(), sent: 0 }
+    }
+
+    pub(super) fn unsent(&self) -> &[u8] {
+        match self {
+            Outbox::Frame { bytes, sent } => &bytes[*sent..],
+            Outbox::Chunk { bytes, sent, .. } => &bytes[*sent..],
+        }
+    }
+
+    /// Notes that the kernel took `count` bytes; true when nothing is left.
+    pub(super) fn took(&mut self, count: usize) -> bool {
+        let (Outbox::Frame { sent, .. } | Outbox::Chunk { sent, .. }) = self;
+        *sent += count;
+        self.unsent().is_empty()
+    }
+}
+
+/// The subscribers of a worker.
+#[derive(Debug, Default)]
+pub(super) struct Subscribers {
+    pub(super) slab: Slab<Subscriber>,
+    generation: u32,
+}
+
+impl Subscribers {
+    pub(super) fn next_generation(&mut self) -> u32 {
+        self.generation = (self.generation + 1) & ((1 << GENERATION_BITS) - 1);
+        self.generation
+    }
+
+    /// The key of a subscriber that is still there.
+    pub(super) fn find(&self, token: Token) -> Option<u32> {
+        let found = self.slab.get(token.key as usize)?;
+        (found.generation == token.generation).then_some(token.key)
+    }
+
+    pub(super) fn token(&self, key: u32) -> Token {
+        Token { key, generation: self[key].generation }
+    }
+}
+
+impl std::ops::Index<u32> for Subscribers {
+    type Output = Subscriber;
+
+    fn index(&self, key: u32) -> &Subscriber {
+        &self.slab[key as usize]
+    }
+}
+
+impl std::ops::IndexMut<u32> for Subscribers {
+    fn index_mut(&mut self, key: u32) -> &mut Subscriber {
+        &mut self.slab[key as usize]
+    }
+}
+
+impl Timed for Subscribers {
+    fn links(&mut self, key: u32) -> &mut Links {
+        &mut self[key].links
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subscriber_stays_small() {
+        assert!(size_of::<Subscriber>() <= 72, "{}", size_of::<Subscriber>());
+    }
+}

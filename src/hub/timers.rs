@@ -1,0 +1,154 @@
+//! What time does to a stream: keepalives, probes, and the end of the server.
+//!
+//! A timer is not moved by each write. It fires, finds that something was said meanwhile, and is
+//! armed again for what is left: a fan-out would otherwise touch three entries for each send.
+
+use std::time::Duration;
+
+use super::{
+    Hub, Reason,
+    delivery::Source,
+    subscriber::{Flags, NONE, Outbox, Phase},
+};
+use crate::{
+    event::Timestamp,
+    limits::{GOODBYE_MS_MAX, PROBE_INTERVAL_MS, TICK_MS},
+    timer_wheel::Tick,
+    wire::sse,
+};
+
+/// The rhythm of the probe stream.
+pub(super) const PROBE_TICKS: u32 = (PROBE_INTERVAL_MS / TICK_MS) as u32;
+
+/// How long a goodbye may take.
+const GOODBYE_TICKS: u32 = (GOODBYE_MS_MAX / TICK_MS) as u32;
+
+impl Hub {
+    /// Tells the hub what time it is, without anything becoming due.
+    pub fn set_time(&mut self, now: Tick, wall: Timestamp) {
+        self.now = now;
+        self.wall = wall;
+    }
+
+    /// Time has passed.
+    pub fn handle_time(&mut self, now: Tick, wall: Timestamp) {
+        self.set_time(now, wall);
+        let mut due = std::mem::take(&mut self.scratch.due);
+        self.wheel.advance(&mut self.subscribers, now, &mut due);
+        for key in due.drain(..) {
+            self.handle_timer(key);
+        }
+        self.scratch.due = due;
+    }
+
+    pub(super) fn handle_timer(&mut self, key: u32) {
+        let now = self.now;
+        let subscriber = &mut self.subscribers[key];
+        if subscriber.phase == Phase::Closing {
+            // It has not even taken the goodbye.
+            self.close(key, Reason::Drain);
+            return;
+        }
+        if subscriber.flags.has(Flags::DRAINING) {
+            self.say_goodbye(key);
+            return;
+        }
+        let is_stuck = subscriber.flags.has(Flags::BLOCKED)
+            && subscriber.flags.has(Flags::LOCAL)
+            && subscriber.last_sent.until(now) >= self.config.client_timeout_ticks;
+        if is_stuck {
+            self.close(key, Reason::Timeout);
+            return;
+        }
+        let mut interval = self.config.keepalive_ticks;
+        if subscriber.phase == Phase::Probe {
+            interval = PROBE_TICKS;
+        } else {
+            let silent = subscriber.last_sent.until(now);
+            let half = interval.div_ceil(2);
+            let (least, wait) = if subscriber.flags.has(Flags::WROTE) {
+                // Something was said since. A fan-out speaks to all at once, so the silence after
+                // it is spread again.
+                subscriber.flags.set(Flags::WROTE, false);
+                let wait = interval - self.random_below(half);
+                (wait, wait)
+            } else {
+                // The last keepalive may have had to wait for room.
+                (half, interval)
+            };
+            if silent < least {
+                self.wheel.arm(&mut self.subscribers, key, now.plus(wait - silent));
+                return;
+            }
+        }
+        self.subscribers[key].flags.set(Flags::KEEPALIVE_DUE, true);
+        self.ready.push_back(key);
+        self.wheel.arm(&mut self.subscribers, key, now.plus(interval));
+    }
+
+    /// What a quiet stream says.
+    pub(super) fn keepalive(&mut self, key: u32) -> Source {
+        let subscriber = &mut self.subscribers[key];
+        subscriber.flags.set(Flags::KEEPALIVE_DUE, false);
+        let mut frame = Vec::new();
+        if subscriber.phase == Phase::Probe {
+            subscriber.cursor = subscriber.cursor.next();
+            sse::probe(&mut frame, subscriber.cursor.0, self.wall);
+        } else if subscriber.phase == Phase::Live
+            && self.seen.0 - subscriber.cursor.0.min(self.seen.0)
+                >= self.config.limits.cursor_lag_ids
+        {
+            // It has everything that it selects up to here, so it may resume from here.
+            subscriber.cursor = self.seen;
+            sse::cursor(&mut frame, self.seen);
+        } else if subscriber.flags.has(Flags::HEARTBEAT) {
+            return Source::Keepalive(sse::HEARTBEAT);
+        } else {
+            return Source::Keepalive(sse::KEEPALIVE);
+        }
+        subscriber.outbox = self.outboxes.insert(Outbox::frame(frame)) as u32;
+        Source::Outbox(subscriber.outbox)
+    }
+
+    /// Ends every stream, spread over the window: each is told to come back after a time of its own,
+    /// at most `retry_ms_max`.
+    pub fn handle_drain(&mut self, window_ticks: u32, retry_ms_max: u32) {
+        let keys: Vec<u32> = self.subscribers.slab.iter().map(|(key, _)| key as u32).collect();
+        for key in keys {
+            let subscriber = &self.subscribers[key];
+            if subscriber.phase == Phase::Closing || subscriber.flags.has(Flags::DRAINING) {
+                continue;
+            }
+            self.subscribers[key].flags.set(Flags::DRAINING, true);
+            let deadline = self.now.plus(self.random_below(window_ticks.saturating_add(1)));
+            self.wheel.arm(&mut self.subscribers, key, deadline);
+        }
+        self.drain_retry_ms_max = retry_ms_max;
+    }
+
+    /// Ends a stream for the drain: with a word on when to come back, if it can still take one.
+    pub(super) fn say_goodbye(&mut self, key: u32) {
+        let retry_ms = u64::from(self.random_below(self.drain_retry_ms_max.saturating_add(1)));
+        let subscriber = &mut self.subscribers[key];
+        let is_between_frames = subscriber.outbox == NONE && subscriber.partial == 0;
+        if subscriber.flags.has(Flags::BLOCKED) || !is_between_frames {
+            self.close(key, Reason::Drain);
+            return;
+        }
+        let mut frame = Vec::new();
+        sse::retry(&mut frame, Duration::from_millis(retry_ms));
+        subscriber.outbox = self.outboxes.insert(Outbox::frame(frame)) as u32;
+        subscriber.phase = Phase::Closing;
+        self.ready.push_back(key);
+        self.wheel.arm(&mut self.subscribers, key, self.now.plus(GOODBYE_TICKS));
+    }
+
+    /// A number below `bound`: xorshift64*, which is random enough to spread timers.
+    pub fn random_below(&mut self, bound: u32) -> u32 {
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        let high = (self.random.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32) as u32;
+        ((u64::from(high) * u64::from(bound)) >> 32) as u32
+    }
+}
