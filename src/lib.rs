@@ -1,5 +1,7 @@
 //! Tidewheel: an event streamer for agent runs, builds and jobs.
 
+pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod connection;
