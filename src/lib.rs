@@ -1,16 +1,31 @@
 //! Tidewheel: an event streamer for agent runs, builds and jobs.
+//!
+//! `docs/architecture.md` has the bird's-eye view, a map of the code and the invariants.
 
+pub mod api;
 pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod config;
 pub mod connection;
+pub mod deadlines;
+pub mod driver;
 pub mod event;
+pub mod event_loop;
+pub mod exchange;
 pub mod history_readers;
 pub mod hub;
 pub mod journal;
 pub mod journal_writer;
 pub mod limits;
+pub mod mailbox;
+pub mod replay;
+pub mod route;
+pub mod server;
+pub mod shared;
+pub mod status;
+pub mod stream_ring;
 pub mod tail;
 pub mod timer_wheel;
 pub mod wire;
+pub mod worker;

@@ -1,3 +1,70 @@
 //! The `tidewheel` program.
 
-fn main() {}
+use std::io::Write;
+use std::process::ExitCode;
+
+use log::LevelFilter;
+use tidewheel::cli::{self, Command, EXIT_FAILED, EXIT_USAGE};
+use tidewheel::client::{self, ClientError};
+use tidewheel::config::{self, SERVER_VARIABLE, Serve};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let server = std::env::var(SERVER_VARIABLE).ok();
+    let server = server.as_deref();
+    match cli::parse(std::env::args_os()) {
+        Ok(Command::Serve(flags)) => serve(&flags),
+        Ok(Command::Append(args)) => client_exit(client::append::run(&args, server)),
+        Ok(Command::Tail(args)) => client_exit(client::tail::run(&args, server)),
+        Ok(Command::Runs(args)) => client_exit(client::runs::run(&args, server)),
+        Err(exit) if exit.code == 0 => {
+            say(&exit.text);
+            ExitCode::SUCCESS
+        }
+        Err(exit) => {
+            eprint!("{}", exit.text);
+            ExitCode::from(exit.code)
+        }
+    }
+}
+
+fn serve(flags: &Serve) -> ExitCode {
+    let resolved = match config::load(flags, std::env::vars_os()) {
+        Ok(resolved) => resolved,
+        Err(error) => {
+            eprintln!("tidewheel: {error}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    if flags.print_config {
+        say(&resolved.to_toml());
+        return ExitCode::SUCCESS;
+    }
+    let settings = resolved.into_settings();
+    start_log(settings.log);
+    tidewheel::server::run(settings)
+}
+
+/// Logs on standard error: what the server says at `level`, and the warnings of its libraries.
+fn start_log(level: LevelFilter) {
+    env_logger::Builder::new()
+        .filter_level(level.min(LevelFilter::Warn))
+        .filter_module("tidewheel", level)
+        .init();
+}
+
+/// Writes to standard output. Whoever reads it may have seen enough, which is no error.
+fn say(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+fn client_exit(result: Result<(), ClientError>) -> ExitCode {
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    eprintln!("tidewheel: {error}");
+    ExitCode::from(match error {
+        ClientError::Usage(_) => EXIT_USAGE,
+        ClientError::Failed(_) => EXIT_FAILED,
+    })
+}

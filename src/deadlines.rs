@@ -1,0 +1,111 @@
+//! Times by which something must have happened on a connection that is no stream.
+//!
+//! The same timer wheel as for streams, over a slab of what to do. A read is never dropped when
+//! its time is up: the socket is shut down, which ends the wait for it.
+
+use std::rc::Rc;
+
+use rustix::net::Shutdown;
+use slab::Slab;
+
+use crate::{
+    driver::{Pollable, Promise},
+    timer_wheel::{Links, Tick, Timed, TimerWheel},
+};
+
+/// What is done when the time is up.
+pub enum Deadline {
+    /// The client sends too slowly: its input ends, and so does the wait for it.
+    Input(Rc<Pollable>),
+    /// The client is between two requests, or between two lines: the same, and also when the
+    /// server drains.
+    Idle(Rc<Pollable>),
+    /// The client takes nothing of its answer: the connection ends.
+    Output(Rc<Pollable>),
+    /// A long poll: it is answered as it is.
+    Poll(Promise<()>),
+}
+
+/// See the module.
+pub struct Deadlines {
+    wheel: TimerWheel,
+    entries: Entries,
+    due: Vec<u32>,
+}
+
+#[derive(Default)]
+struct Entries(Slab<Entry>);
+
+struct Entry {
+    links: Links,
+    deadline: Deadline,
+}
+
+impl Timed for Entries {
+    fn links(&mut self, key: u32) -> &mut Links {
+        &mut self.0[key as usize].links
+    }
+}
+
+impl Deadlines {
+    /// None armed.
+    pub fn new(now: Tick) -> Deadlines {
+        Deadlines { wheel: TimerWheel::new(now), entries: Entries::default(), due: Vec::new() }
+    }
+
+    /// When to call [`Deadlines::advance`] next.
+    pub fn next(&self) -> Option<Tick> {
+        self.wheel.next_deadline()
+    }
+
+    /// Arms one; it is to be disarmed with the key that this gives.
+    pub fn arm(&mut self, deadline: Deadline, at: Tick) -> usize {
+        let key = self.entries.0.insert(Entry { links: Links::default(), deadline });
+        self.wheel.arm(&mut self.entries, key as u32, at);
+        key
+    }
+
+    /// Whether one has struck.
+    pub fn has_struck(&self, key: usize) -> bool {
+        !self.entries.0[key].links.is_armed()
+    }
+
+    /// Disarms one, whether it has struck or not; true if it has.
+    pub fn disarm(&mut self, key: usize) -> bool {
+        let has_struck = self.has_struck(key);
+        self.wheel.disarm(&mut self.entries, key as u32);
+        self.entries.0.remove(key);
+        has_struck
+    }
+
+    /// Strikes every one whose time has come.
+    pub fn advance(&mut self, now: Tick) {
+        self.wheel.advance(&mut self.entries, now, &mut self.due);
+        for key in self.due.drain(..) {
+            self.entries.0[key as usize].deadline.strike();
+        }
+    }
+
+    /// Strikes those of idle connections and of long polls, whenever they are due.
+    pub fn drain(&mut self) {
+        for (_, entry) in &self.entries.0 {
+            if let Deadline::Idle(_) | Deadline::Poll(_) = entry.deadline {
+                entry.deadline.strike();
+            }
+        }
+    }
+}
+
+impl Deadline {
+    fn strike(&self) {
+        match self {
+            Deadline::Input(socket) | Deadline::Idle(socket) => {
+                let _ = rustix::net::shutdown(socket, Shutdown::Read);
+            }
+            Deadline::Output(socket) => {
+                let _ = rustix::net::shutdown(socket, Shutdown::Both);
+            }
+            Deadline::Poll(promise) => promise.keep(()),
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! What requests ask for, other than streams and uploads: from a request that was read in full to
+//! its answer.
+
+use std::{rc::Rc, sync::RwLock, time::Duration};
+
+use super::{Answer, Asked, stream, transport::Armed};
+use crate::{
+    api::{
+        answer::{self, EventsPage, Uploaded},
+        body,
+        query::{self, PageQuery},
+    },
+    deadlines::Deadline,
+    event::{Event, EventId, RunId, RunStatus, Scope, Selection},
+    journal::{
+        Write, WriteResult, Written,
+        catalog::{self, Catalog, RunFilter},
+        history::{HistoryRequest, read_forward},
+        store::{Store, StoreError},
+    },
+    limits::{EVENT_OVERHEAD_BYTES, PAGE_BYTES_MAX},
+    route::Route,
+    shared::read_catalog,
+    status,
+    wire::{problem::Problem, request::RequestHead, response::Response, sse},
+    worker::Worker,
+};
+
+pub(super) async fn respond(worker: &Rc<Worker>, asked: &Asked, body: &[u8]) -> Answer {
+    let Asked { head, route, .. } = asked;
+    let answer = match route {
+        Route::CreateRun => create_run(worker, head, body).await,
+        Route::AppendEvents(run) => append(worker, *run, head, body).await,
+        Route::EndRun(run) => end_run(worker, *run, head, body).await,
+        Route::DeleteRun(run) => delete_run(worker, *run, head).await,
+        Route::GetRun(run) => Ok(get_run(worker, *run)),
+        Route::ListRuns => list_runs(worker, head).await,
+        Route::ListProjects => {
+            read(worker, |_, catalog| answer::projects(&catalog::projects(catalog))).await
+        }
+        Route::ListEvents(run) => list_events(worker, *run, head).await,
+        Route::Stream(path) => {
+            return stream::stream(worker, path, head).unwrap_or_else(Into::into);
+        }
+        Route::Probe => return stream::probe(head),
+        Route::Worker => Ok(status::worker(&worker.shared)),
+        Route::Health => Ok(status::health()),
+        Route::Ready => Ok(status::ready(&worker.shared)),
+        Route::Options(allow) => Ok(worker.shared.cors.options(&head.headers, allow)),
+    };
+    answer.map_or_else(Answer::from, Answer::from)
+}
+
+pub(super) fn max_event_bytes(worker: &Worker) -> usize {
+    worker.shared.settings.max_event_bytes.0 as usize
+}
+
+async fn create_run(
+    worker: &Rc<Worker>,
+    head: &RequestHead,
+    body: &[u8],
+) -> Result<Response, Problem> {
+    let key = query::idempotency_key(&head.headers, body)?;
+    let new_run = body::new_run(body, max_event_bytes(worker))?;
+    let write = Write::CreateRun { labels: new_run.labels, metadata: new_run.metadata, key };
+    match worker.write(write).await {
+        Some(Ok(Written::Created(run))) => Ok(answer::created(&run)),
+        Some(Ok(Written::CreatedBefore { run, first_id })) => {
+            let found = read_catalog(&worker.shared, |catalog| catalog.run(run));
+            Ok(match found {
+                Some(mut run) => {
+                    run.status = RunStatus::Running;
+                    run.updated_at = run.created_at;
+                    run.last_event_id = first_id;
+                    run.event_count = 1;
+                    answer::created(&run)
+                }
+                None => answer::no_such_run(run),
+            })
+        }
+        other => Ok(refusal_of(other, None)),
+    }
+}
+
+async fn append(
+    worker: &Rc<Worker>,
+    run: RunId,
+    head: &RequestHead,
+    body: &[u8],
+) -> Result<Response, Problem> {
+    let once = query::once(&head.headers, body)?;
+    let if_match = query::if_match(&head.headers)?;
+    let new = body::new_events(body, max_event_bytes(worker))?;
+    let write = Write::Append { run, events: new.events, once, if_match };
+    match worker.write(write).await {
+        Some(Ok(Written::Appended { batch, range })) => {
+            Ok(answer::appended(batch.events[range].iter().map(|one| &one.event), new.is_array))
+        }
+        Some(Ok(Written::AppendedBefore { run, first_id, count })) => {
+            let is_array = new.is_array;
+            let events = read(worker, move |store, catalog| {
+                appended_before(store, catalog, run, first_id, count)
+            });
+            match events.await? {
+                Ok(events) => Ok(answer::appended(&events, is_array)),
+                Err(error) => Err(unreadable(&error)),
+            }
+        }
+        Some(Ok(Written::Duplicate { epoch, last_seq })) => Ok(answer::duplicate(epoch, last_seq)),
+        other => Ok(refusal_of(other, None)),
+    }
+}
+
+async fn end_run(
+    worker: &Rc<Worker>,
+    run: RunId,
+    head: &RequestHead,
+    body: &[u8],
+) -> Result<Response, Problem> {
+    let if_match = query::if_match(&head.headers)?;
+    let end = body::run_end(body, max_event_bytes(worker))?;
+    let write = Write::EndRun { run, status: end.status, payload: end.payload, if_match };
+    match worker.write(write).await {
+        Some(Ok(Written::Ended(run))) => Ok(answer::run(200, &run)),
+        other => Ok(refusal_of(other, None)),
+    }
+}
+
+async fn delete_run(
+    worker: &Rc<Worker>,
+    run: RunId,
+    head: &RequestHead,
+) -> Result<Response, Problem> {
+    let if_match = query::if_match(&head.headers)?;
+    match worker.write(Write::DeleteRun { run, if_match }).await {
+        Some(Ok(Written::Deleted)) => Ok(Response::empty(204)),
+        other => Ok(refusal_of(other, None)),
+    }
+}
+
+fn get_run(worker: &Rc<Worker>, run: RunId) -> Response {
+    match read_catalog(&worker.shared, |catalog| catalog.run(run)) {
+        Some(run) => answer::run(200, &run),
+        None => answer::no_such_run(run),
+    }
+}
+
+async fn list_runs(worker: &Rc<Worker>, head: &RequestHead) -> Result<Response, Problem> {
+    let query = query::runs_query(&head.query)?;
+    let filter = RunFilter { project: query.project, session: query.session, status: query.status };
+    read(worker, move |_, catalog| {
+        let page = catalog::list_runs(catalog, &filter, query.before, query.limit);
+        answer::runs(&page.runs, page.has_more)
+    })
+    .await
+}
+
+/// A page of events; with `wait` a long poll.
+async fn list_events(
+    worker: &Rc<Worker>,
+    run: RunId,
+    head: &RequestHead,
+) -> Result<Response, Problem> {
+    let query = query::page_query(&head.query)?;
+    // Watched before it is looked at, so that nothing can happen between the two.
+    let watch = worker.watch_run(run);
+    let armed = (query.wait_seconds > 0).then(|| {
+        let wait = Duration::from_secs(query.wait_seconds);
+        Armed::new(worker, Deadline::Poll(watch.clone()), wait)
+    });
+    // What was looked at in vain need not be looked at again.
+    let mut from = query.after;
+    let response = loop {
+        let (head, last_id) =
+            read_catalog(&worker.shared, |catalog| (catalog.head(run), catalog.last_id()));
+        let Some(head) = head else { break Ok(answer::no_such_run(run)) };
+        let must_answer = head.status.has_ended()
+            || worker.is_draining()
+            || query.after > last_id
+            || armed.as_ref().is_none_or(Armed::has_struck);
+        if must_answer || head.last_event_id > from {
+            let query = query.clone();
+            let found = read(worker, move |store, catalog| page(store, catalog, run, &query, from));
+            match found.await {
+                Err(problem) => break Err(problem),
+                Ok(Err(error)) => break Err(unreadable(&error)),
+                Ok(Ok(None)) => break Ok(answer::no_such_run(run)),
+                // A filter may have passed nothing of what there is.
+                Ok(Ok(Some((page, scanned_to)))) if page.events.is_empty() && !must_answer => {
+                    from = scanned_to;
+                }
+                Ok(Ok(Some((page, _)))) => break Ok(page.response()),
+            }
+        }
+        watch.wait().await;
+    };
+    worker.unwatch_run(run, &watch);
+    response
+}
+
+/// Has a reader thread find something out.
+async fn read<T: Send + 'static>(
+    worker: &Worker,
+    job: impl FnOnce(&dyn Store, &RwLock<Catalog>) -> T + Send + 'static,
+) -> Result<T, Problem> {
+    worker
+        .read(job)
+        .await
+        .ok_or_else(|| Problem::new(503).of_type("busy", "Too many reads are waiting"))
+}
+
+/// The answer to a write that was not done; `uploaded` is what went before it of the same request.
+pub(super) fn refusal_of(result: Option<WriteResult>, uploaded: Option<&Uploaded>) -> Response {
+    match result {
+        None => {
+            let problem = Problem::new(503).of_type("queue-full", "The journal's queue is full");
+            answer::problem(&uploaded.map_or(problem.clone(), |done| done.problem(problem)))
+        }
+        Some(Err(error)) => answer::refused(&error, uploaded),
+        Some(Ok(written)) => unreachable!("{written:?} is no answer to this write"),
+    }
+}
+
+/// The events that were appended with a key the first time.
+fn appended_before(
+    store: &dyn Store,
+    catalog: &RwLock<Catalog>,
+    run: RunId,
+    first_id: EventId,
+    count: u64,
+) -> Result<Vec<Event>, StoreError> {
+    let request = HistoryRequest {
+        selection: Selection { scope: Scope::Runs([run].into()), types: None },
+        after: EventId(first_id.0 - 1),
+        upto: EventId(first_id.0 + count - 1),
+        events_max: usize::MAX,
+        bytes_max: usize::MAX,
+        values_max: usize::MAX,
+    };
+    let mut events = Vec::new();
+    read_forward(store, catalog, &request, &mut |event| {
+        events.push(event.to_event());
+        0
+    })?;
+    Ok(events)
+}
+
+/// A page of a run's events, those up to `from` passed over; and up to where it has looked.
+fn page(
+    store: &dyn Store,
+    catalog: &RwLock<Catalog>,
+    run: RunId,
+    query: &PageQuery,
+    from: EventId,
+) -> Result<Option<(EventsPage, EventId)>, StoreError> {
+    let found = {
+        let catalog = catalog::read(catalog);
+        catalog.head(run).map(|head| (head, catalog.last_id()))
+    };
+    let Some((head, last_id)) = found else { return Ok(None) };
+    let reset = query.after > last_id;
+    let mut after = if reset { EventId(0) } else { from };
+    let selection = Selection { scope: Scope::Runs([run].into()), types: query.types.clone() };
+    let mut page = EventsPage {
+        events: Vec::new(),
+        next_after: if reset { EventId(0) } else { query.after },
+        has_more: false,
+        status: head.status,
+        reset,
+    };
+    let mut count = 0;
+    loop {
+        let request = HistoryRequest {
+            selection: selection.clone(),
+            after,
+            upto: last_id,
+            // One more than wanted tells whether there is one.
+            events_max: query.limit - count + 1,
+            bytes_max: PAGE_BYTES_MAX,
+            values_max: usize::MAX,
+        };
+        let read = read_forward(store, catalog, &request, &mut |event| {
+            let before = page.events.len();
+            let separator = usize::from(count > 0);
+            // Too many, or too large to go with the others.
+            let size = event.payload.len() + EVENT_OVERHEAD_BYTES + 64;
+            if count == query.limit || (count > 0 && before + size > PAGE_BYTES_MAX) {
+                page.has_more = true;
+            }
+            if page.has_more {
+                return PAGE_BYTES_MAX;
+            }
+            page.events.extend_from_slice(&b","[..separator]);
+            sse::event_json(&mut page.events, event);
+            page.next_after = event.id;
+            count += 1;
+            page.events.len() - before
+        })?;
+        after = read.scanned_to;
+        if read.complete || page.has_more {
+            return Ok(Some((page, after)));
+        }
+    }
+}
+
+fn unreadable(error: &StoreError) -> Problem {
+    log::error!("history cannot be read: {error}");
+    Problem::new(503).of_type("unreadable", "The journal cannot be read")
+}

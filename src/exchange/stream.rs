@@ -1,0 +1,188 @@
+//! Requests that become streams: what they ask for, and how the socket is handed over.
+
+use std::{os::fd::OwnedFd, rc::Rc};
+
+use super::{
+    Answer, Origin,
+    transport::{Gone, Transport},
+};
+use crate::{
+    api::{
+        answer, body,
+        query::{self, StreamQuery},
+    },
+    event::{EventId, RunId, Scope, Selection},
+    hub::{Start, Subscribe, ViewSpec},
+    route::StreamPath,
+    shared::read_catalog,
+    wire::{
+        problem::Problem,
+        request::{Method, RequestHead},
+        response::{Response, encode_stream_head},
+        sse,
+    },
+    worker::Worker,
+};
+
+/// A request that becomes a stream.
+pub(super) enum Parked {
+    /// Of events.
+    Events(Scope, StreamQuery),
+    /// That tells an operator what buffers between server and client.
+    Probe,
+}
+
+/// What a request for a stream comes to, by its query and by what is known of its runs.
+pub(super) fn stream(
+    worker: &Worker,
+    path: &StreamPath,
+    head: &RequestHead,
+) -> Result<Answer, Problem> {
+    let query = query::stream_query(&head.query, &head.headers)?;
+    let scope = match path {
+        StreamPath::Run(run) => Scope::Runs([*run].into()),
+        StreamPath::Project(project) => Scope::Project(project.clone()),
+        StreamPath::Session(session) => Scope::Session(session.clone()),
+        StreamPath::All => query.runs.clone().map_or(Scope::All, Scope::Runs),
+    };
+    if query.runs.is_some() && *path != StreamPath::All {
+        return Err(body::invalid("runs", "goes with /events/stream only"));
+    }
+    let shared = &worker.shared;
+    if let Scope::Runs(runs) = &scope {
+        let (heads, last_id) = read_catalog(shared, |catalog| {
+            let heads: Result<Vec<_>, RunId> =
+                runs.iter().map(|run| catalog.head(*run).ok_or(*run)).collect();
+            (heads, catalog.last_id())
+        });
+        let heads = match heads {
+            Ok(heads) => heads,
+            Err(missing) => return Ok(answer::no_such_run(missing).into()),
+        };
+        let has_everything = |cursor: EventId| {
+            cursor <= last_id
+                && heads.iter().all(|run| run.status.has_ended() && cursor >= run.last_event_id)
+        };
+        match query.start {
+            Start::After(cursor) if has_everything(cursor) => {
+                return Ok(Response::empty(204).into());
+            }
+            Start::Now if has_everything(last_id) => {
+                return Ok(Response::empty(204).into());
+            }
+            _ => {}
+        }
+    }
+    if head.method == Method::Head {
+        return Ok(Answer::StreamHead);
+    }
+    Ok(Answer::Park(Parked::Events(scope, query)))
+}
+
+/// The same for the probe.
+pub(super) fn probe(head: &RequestHead) -> Answer {
+    if head.method == Method::Head {
+        return Answer::StreamHead;
+    }
+    Answer::Park(Parked::Probe)
+}
+
+/// Says no in a way that an `EventSource` survives: as a stream that ends at once.
+pub(super) async fn refuse_stream(
+    transport: &mut Transport,
+    head: &RequestHead,
+    reason: &'static str,
+) -> Result<(), Gone> {
+    let mut out = Vec::new();
+    stream_head(&transport.worker, head, &mut out);
+    let longest = transport.worker.shared.settings.reconnect_backoff_max;
+    sse::refused(&mut out, transport.worker.jitter(longest), reason);
+    transport.send(&out).await?;
+    transport.linger().await;
+    Ok(())
+}
+
+fn stream_head(worker: &Worker, head: &RequestHead, out: &mut Vec<u8>) {
+    let cors = worker.shared.cors.headers(&head.headers);
+    encode_stream_head(&worker.date(), &cors, out);
+}
+
+/// Answers HEAD: what GET would begin with, and no more.
+pub(super) async fn answer_head(transport: &mut Transport, head: &RequestHead) -> Result<(), Gone> {
+    let mut out = Vec::new();
+    stream_head(&transport.worker, head, &mut out);
+    transport.send(&out).await?;
+    transport.linger().await;
+    Ok(())
+}
+
+/// Writes the head of a stream and hands the socket over.
+pub(super) async fn park(transport: Transport, origin: Origin, head: &RequestHead, stream: Parked) {
+    let worker = Rc::clone(&transport.worker);
+    let mut out = Vec::new();
+    stream_head(&worker, head, &mut out);
+    sse::retry(&mut out, worker.shared.settings.retry);
+    if transport.send(&out).await.is_err() {
+        worker.farewell();
+        return;
+    }
+    let Ok(socket) = Rc::try_unwrap(transport.socket) else {
+        unreachable!("every deadline was disarmed when its wait ended");
+    };
+    let socket = socket.into_fd();
+    match stream {
+        Parked::Probe => {
+            worker.park(socket, |hub, peer| hub.subscribe_probe(peer, origin.is_local));
+        }
+        Parked::Events(scope, query) => subscribe(&worker, socket, origin.is_local, scope, &query),
+    }
+}
+
+/// Parks a socket as the subscriber that a request asked for.
+fn subscribe(worker: &Worker, socket: OwnedFd, is_local: bool, scope: Scope, query: &StreamQuery) {
+    let seen = worker.seen();
+    let (last_id, runs) = read_catalog(&worker.shared, |catalog| {
+        let runs: Vec<_> = match &scope {
+            Scope::Runs(runs) => runs.iter().map(|run| (*run, catalog.head(*run))).collect(),
+            _ => Vec::new(),
+        };
+        (catalog.last_id(), runs)
+    });
+    // Of a label the newest event is not known; that it is the newest of all is safe to assume.
+    let newest = match &scope {
+        Scope::Runs(_) => {
+            let newest = runs.iter().filter_map(|(_, head)| Some(head.as_ref()?.last_event_id));
+            newest.max().unwrap_or_default()
+        }
+        _ => last_id,
+    };
+    // A run whose end this worker has not seen yet is one that will end.
+    let unended = runs
+        .iter()
+        .filter(|(_, head)| {
+            head.as_ref().is_some_and(|run| !run.status.has_ended() || run.last_event_id > seen)
+        })
+        .map(|(run, _)| *run)
+        .collect();
+    let mut greeting = Vec::new();
+    let mut start = query.start;
+    if let Start::After(cursor) = start
+        && cursor > last_id
+    {
+        sse::reset(&mut greeting);
+        start = Start::After(EventId(0));
+    }
+    let selection = Selection { scope, types: query.types.clone() };
+    worker.park(socket, |hub, peer| {
+        hub.subscribe(Subscribe {
+            peer,
+            is_local,
+            spec: ViewSpec { selection, format: query.format },
+            start,
+            greeting,
+            heartbeat: query.heartbeat,
+            newest,
+            unended,
+        })
+    });
+}

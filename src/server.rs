@@ -1,0 +1,381 @@
+//! The server as a whole: opens the journal, binds, starts the workers, and ends them in order.
+//!
+//! It binds only when the journal is open, so that a restart is a short wait for its clients and
+//! not a 404. A signal drains: new connections are refused, streams end over a window, requests
+//! in hand are finished, and the journal is closed last. A second signal ends at once.
+
+use std::{
+    io,
+    net::{SocketAddr, ToSocketAddrs},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+        mpsc,
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, ipproto, sockopt},
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    iterator::Signals,
+};
+
+use crate::{
+    clock::Clock,
+    config::{IoChoice, Listen, Settings},
+    driver::IoDriver,
+    event_loop::{self, Start},
+    history_readers::HistoryReaders,
+    journal_writer::{Listener, OpenJournal},
+    limits::{BIND_PATIENCE_MS, FILES_RESERVED, HISTORY_READERS, LISTEN_BACKLOG},
+    mailbox::Mailbox,
+    shared::{Shared, WorkerStats},
+    worker::Letter,
+};
+
+/// Why the server does not start, or has stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The journal cannot be opened.
+    #[error("{0}")]
+    Journal(#[from] crate::journal::store::OpenError),
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// As the setting has it.
+        address: String,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// `io = "uring"`, and the kernel refuses it.
+    #[error(
+        "io_uring cannot be used: {0}. It needs Linux 6.1 or later, the system calls \
+         io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile (Docker's \
+         default one refuses them), and kernel.io_uring_disabled=0; or use io = \"auto\" or \
+         \"epoll\""
+    )]
+    Uring(io::Error),
+    /// Something else that the system refuses.
+    #[error("{what}: {error}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the system says.
+        error: io::Error,
+    },
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> ServerError {
+    move |error| ServerError::System { what, error }
+}
+
+/// Runs the server until a signal ends it.
+pub fn run(settings: Settings) -> ExitCode {
+    match serve(settings) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(settings: Settings) -> Result<(), ServerError> {
+    let signals = Signals::new([SIGTERM, SIGINT]).map_err(system("cannot handle signals"))?;
+    let files_max = raise_file_limit();
+    let driver = choose_driver(settings.io)?;
+    let journal = OpenJournal::open(&settings.journal, settings.idempotency_keys_max as usize)?;
+    let worker_count = settings.workers as usize;
+    let mailboxes = (0..worker_count)
+        .map(|_| Mailbox::new().map(Arc::new))
+        .collect::<io::Result<Vec<_>>>()
+        .map_err(system("cannot make a mailbox"))?;
+    let clock = Arc::new(Clock::default());
+    let readers = HistoryReaders::start(journal.store(), journal.catalog(), HISTORY_READERS)
+        .map_err(system("cannot start the history readers"))?;
+    let journal = journal
+        .start(Arc::clone(&clock), settings.durability, listeners(&mailboxes))
+        .map_err(system("cannot start the journal writer"))?;
+    let bound = bind_patiently(&settings.listen, worker_count)
+        .map_err(|error| ServerError::Listen { address: settings.listen.to_string(), error })?;
+    let connections_max = connections_max(&settings, files_max);
+    log::info!(
+        "listening on {} (journal {}, {} worker(s) on {}, at most {connections_max} connections)",
+        bound.address,
+        settings.journal.display(),
+        worker_count,
+        driver.as_str(),
+    );
+    let shared = Arc::new(Shared {
+        cors: (&settings).into(),
+        settings,
+        driver,
+        connections_max,
+        clock,
+        journal,
+        readers,
+        workers: (0..worker_count).map(|_| Arc::new(WorkerStats::default())).collect(),
+        draining: AtomicBool::new(false),
+    });
+    let outcome = run_workers(&shared, bound.listeners, &mailboxes, signals);
+    shared.readers.close();
+    shared.journal.close();
+    if let Some(path) = bound.socket_path {
+        let _ = std::fs::remove_file(path);
+    }
+    if outcome.is_ok() {
+        log::info!("stopped");
+    }
+    outcome
+}
+
+/// What the writer tells of every batch: each worker's mailbox gets it.
+fn listeners(mailboxes: &[Arc<Mailbox<Letter>>]) -> Vec<Listener> {
+    mailboxes
+        .iter()
+        .map(|mailbox| {
+            let mailbox = Arc::clone(mailbox);
+            Box::new(move |batch: &_| mailbox.post(Letter::Committed(Arc::clone(batch)))) as _
+        })
+        .collect()
+}
+
+// ---- the life of the workers --------------------------------------------------------------------
+
+/// What the main thread waits for.
+enum Happening {
+    Signal,
+    WorkerEnded(usize, io::Result<()>),
+}
+
+fn run_workers(
+    shared: &Arc<Shared>,
+    listeners: Vec<OwnedFd>,
+    mailboxes: &[Arc<Mailbox<Letter>>],
+    signals: Signals,
+) -> Result<(), ServerError> {
+    let (tell, happenings) = mpsc::channel();
+    watch_signals(signals, tell.clone()).map_err(system("cannot start a thread"))?;
+    let mut threads: Vec<Option<JoinHandle<()>>> = Vec::new();
+    for (id, listener) in listeners.into_iter().enumerate() {
+        let mailbox = Arc::clone(&mailboxes[id]);
+        let start = Start { id, listener, mailbox, shared: Arc::clone(shared) };
+        let tell = tell.clone();
+        let thread = std::thread::Builder::new()
+            .name(format!("worker-{id}"))
+            .spawn(move || {
+                let result = event_loop::run(start);
+                let _ = tell.send(Happening::WorkerEnded(id, result));
+            })
+            .map_err(system("cannot start a worker"))?;
+        threads.push(Some(thread));
+    }
+    let mut is_draining = false;
+    while threads.iter().any(Option::is_some) {
+        // The time at which patience with clients is over, once it drains.
+        let settings = &shared.settings;
+        let happening = if is_draining {
+            let patience = settings.drain_window + DRAIN_PATIENCE;
+            let Ok(happening) = happenings.recv_timeout(patience) else {
+                log::warn!("connections are left after the drain; ending them");
+                return Ok(());
+            };
+            happening
+        } else {
+            happenings.recv().expect("this thread has a sender itself")
+        };
+        match happening {
+            Happening::Signal if is_draining => {
+                log::warn!("a second signal: ending at once");
+                return Ok(());
+            }
+            Happening::Signal => {
+                log::info!("draining: streams end within {:?}", settings.drain_window);
+                shared.draining.store(true, Relaxed);
+                match happenings.recv_timeout(settings.drain_grace) {
+                    Ok(Happening::Signal) => {
+                        log::warn!("a second signal: ending at once");
+                        return Ok(());
+                    }
+                    Ok(Happening::WorkerEnded(_, result)) => {
+                        return result.map_err(system("a worker has failed"));
+                    }
+                    Err(_) => {}
+                }
+                is_draining = true;
+                for mailbox in mailboxes {
+                    mailbox.post(Letter::Drain);
+                }
+            }
+            Happening::WorkerEnded(id, result) => {
+                result.map_err(system("a worker has failed"))?;
+                if let Some(thread) = threads[id].take() {
+                    let _ = thread.join();
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// How long after the window the last requests may take.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
+
+fn watch_signals(mut signals: Signals, tell: mpsc::Sender<Happening>) -> io::Result<()> {
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        for _ in signals.forever() {
+            if tell.send(Happening::Signal).is_err() {
+                return;
+            }
+        }
+    })?;
+    Ok(())
+}
+
+// ---- what the system gives ----------------------------------------------------------------------
+
+fn choose_driver(choice: IoChoice) -> Result<IoDriver, ServerError> {
+    if choice == IoChoice::Epoll {
+        return Ok(IoDriver::Epoll);
+    }
+    match (IoDriver::Uring.probe(), choice) {
+        (Ok(()), _) => Ok(IoDriver::Uring),
+        (Err(error), IoChoice::Uring) => Err(ServerError::Uring(error)),
+        (Err(error), _) => {
+            log::warn!("io_uring cannot be used ({error}): using epoll instead");
+            Ok(IoDriver::Epoll)
+        }
+    }
+}
+
+/// Takes as many open files as the hard limit allows, and says how many these are.
+fn raise_file_limit() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(_) => limit.current,
+    }
+    .unwrap_or(u64::MAX)
+}
+
+/// As many connections as are asked for, and as the limit on open files leaves.
+fn connections_max(settings: &Settings, files_max: u64) -> usize {
+    let possible = files_max.saturating_sub(FILES_RESERVED).max(1);
+    let wanted = settings.max_connections.map_or(possible, |max| u64::from(max.get()));
+    if wanted > possible {
+        log::warn!(
+            "max_connections is {wanted}, but the limit of {files_max} open files leaves {possible}"
+        );
+    }
+    usize::try_from(wanted.min(possible)).unwrap_or(usize::MAX)
+}
+
+/// Sockets that listen, one for each worker.
+struct Bound {
+    address: String,
+    listeners: Vec<OwnedFd>,
+    /// To be removed at the end.
+    socket_path: Option<PathBuf>,
+}
+
+/// Binds, and waits a little for the address: the kernel lets go of a listening socket some
+/// milliseconds after its process has ended, when an `io_uring` was waiting on it.
+fn bind_patiently(listen: &Listen, workers: usize) -> io::Result<Bound> {
+    let began = Instant::now();
+    loop {
+        match bind(listen, workers) {
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrInUse
+                    && began.elapsed() < Duration::from_millis(BIND_PATIENCE_MS) =>
+            {
+                std::thread::sleep(Duration::from_millis(BIND_PATIENCE_MS / 50));
+            }
+            other => return other,
+        }
+    }
+}
+
+fn bind(listen: &Listen, workers: usize) -> io::Result<Bound> {
+    match listen {
+        Listen::Tcp { host, port } => {
+            let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+            for address in (host.as_str(), *port).to_socket_addrs()? {
+                match bind_tcp(address, workers) {
+                    Ok(bound) => return Ok(bound),
+                    Err(error) => last = error,
+                }
+            }
+            Err(last)
+        }
+        Listen::Unix(path) => bind_unix(path, workers),
+    }
+}
+
+/// The first socket is bound without `SO_REUSEPORT`, so that an address on which somebody listens
+/// is refused; the others then share it, and the kernel spreads the connections.
+fn bind_tcp(address: SocketAddr, workers: usize) -> io::Result<Bound> {
+    let first = tcp_socket(address)?;
+    rustix::net::bind(&first, &address)?;
+    let address: SocketAddr = rustix::net::getsockname(&first)?.try_into()?;
+    let mut listeners = vec![first];
+    if workers > 1 {
+        sockopt::set_socket_reuseport(&listeners[0], true)?;
+        for _ in 1..workers {
+            let socket = tcp_socket(address)?;
+            sockopt::set_socket_reuseport(&socket, true)?;
+            rustix::net::bind(&socket, &address)?;
+            listeners.push(socket);
+        }
+    }
+    for listener in &listeners {
+        rustix::net::listen(listener, LISTEN_BACKLOG)?;
+    }
+    Ok(Bound { address: address.to_string(), listeners, socket_path: None })
+}
+
+fn tcp_socket(address: SocketAddr) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    Ok(socket)
+}
+
+/// A `unix:` socket is one queue that all workers take from.
+fn bind_unix(path: &Path, workers: usize) -> io::Result<Bound> {
+    let address = SocketAddrUnix::new(path)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    match rustix::net::bind(&socket, &address) {
+        Err(rustix::io::Errno::ADDRINUSE) if is_abandoned(path) => {
+            std::fs::remove_file(path)?;
+            rustix::net::bind(&socket, &address)?;
+        }
+        other => other?,
+    }
+    rustix::net::listen(&socket, LISTEN_BACKLOG)?;
+    let mut listeners = Vec::with_capacity(workers);
+    for _ in 1..workers {
+        listeners.push(socket.as_fd().try_clone_to_owned()?);
+    }
+    listeners.push(socket);
+    let address = format!("unix:{}", path.display());
+    Ok(Bound { address, listeners, socket_path: Some(path.to_owned()) })
+}
+
+/// Whether a socket is there on which nobody listens: one that a killed server has left.
+fn is_abandoned(path: &Path) -> bool {
+    UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}

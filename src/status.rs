@@ -1,0 +1,80 @@
+//! How the server is doing: `/worker`, `/health` and `/health/ready`.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use serde_json::{Value, json};
+
+use crate::{
+    api::answer,
+    config::Value as _,
+    event::Timestamp,
+    shared::{Shared, read_catalog},
+    wire::{problem::Problem, response::Response},
+};
+
+/// 200 while the process serves.
+pub fn health() -> Response {
+    Response::json(200, r#"{"status":"ok"}"#).with_header("Cache-Control", "no-store")
+}
+
+/// 503 while the server drains or its journal has failed.
+pub fn ready(shared: &Shared) -> Response {
+    let problem = if shared.journal.has_failed() {
+        Problem::new(503).of_type("journal-failed", "The journal has failed")
+    } else if shared.draining.load(Relaxed) {
+        Problem::new(503).of_type("draining", "The server is going down")
+    } else {
+        return Response::json(200, r#"{"status":"ready"}"#)
+            .with_header("Cache-Control", "no-store");
+    };
+    answer::problem(&problem)
+}
+
+/// Every worker, and the journal's writer.
+pub fn worker(shared: &Shared) -> Response {
+    let workers: Vec<Value> = shared
+        .workers
+        .iter()
+        .enumerate()
+        .map(|(id, worker)| {
+            json!({
+                "id": id,
+                "io_driver": shared.driver.as_str(),
+                "connections": worker.connections.load(Relaxed),
+                "streams": worker.streams.load(Relaxed),
+                "views": worker.views.load(Relaxed),
+                "tails_bytes": worker.tails_bytes.load(Relaxed),
+                "bytes_sent": worker.bytes_sent.load(Relaxed),
+                "requests": worker.requests.load(Relaxed),
+            })
+        })
+        .collect();
+    let (counts, last_id) = read_catalog(shared, |catalog| (catalog.counts(), catalog.last_id()));
+    let status = shared.journal.status();
+    let last_commit_at =
+        (status.last_commit_at != Timestamp(0)).then(|| status.last_commit_at.to_string());
+    let body = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "draining": shared.draining.load(Relaxed),
+        "connections_max": shared.connections_max,
+        "workers": workers,
+        "journal": {
+            "durability": status.durability.to_text(),
+            "disk_bytes": shared.journal.store().disk_bytes().ok(),
+            "failed": status.failed,
+            "queue_events": status.queued_events,
+            "queue_bytes": status.queued_bytes,
+            "reads_waiting": shared.readers.depth(),
+            "appended_events": status.appended_events,
+            "last_id": last_id.0,
+            "runs": counts.runs,
+            "running": counts.running,
+            "last_commit": last_commit_at.map(|at| json!({
+                "at": at,
+                "events": status.last_commit_events,
+                "seconds": status.last_commit_duration.as_secs_f64(),
+            })),
+        },
+    });
+    Response::json(200, body.to_string()).with_header("Cache-Control", "no-store")
+}

@@ -1,0 +1,415 @@
+//! What an event loop holds and does: its hub, its ring, and one turn after the other.
+//!
+//! ```text
+//!   eventfd ──▶ wake ──┐                         ┌─▶ mailbox: batches, answers, history
+//!   new stream ────────┼─▶ bell ─▶ pump: turn ───┼─▶ ring: hang-ups, writable sockets
+//!   timer ─────────────┘             ▲           ├─▶ wheel: keepalives, deadlines
+//!                                    └── yield ──┴─▶ one slice of sends, reads, closes
+//! ```
+//!
+//! The pump is one task among those of the requests. It works in turns: between two slices of
+//! sends every request that is ready goes first, so a fan-out delays an append by one slice and
+//! not by all of it. With nothing due it sleeps, and the loop with it.
+//!
+//! Invariant: a [`Worker`] never leaves its thread; other threads have its [`Mailbox`] and its
+//! [`WorkerStats`] only. What the tasks around it do is in `event_loop.rs` and `exchange/`.
+
+use std::{
+    any::Any,
+    cell::{Cell, RefCell},
+    collections::{HashMap, hash_map::Entry},
+    os::fd::OwnedFd,
+    rc::Rc,
+    sync::{Arc, RwLock, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use rustix::net::Shutdown;
+use slab::Slab;
+
+use crate::{
+    deadlines::{Deadline, Deadlines},
+    driver::{Doorbell, Pollable, Promise, yield_now},
+    event::{EventId, RunId},
+    hub::{History, HistoryJob, Hub, HubConfig, HubLimits, Outgoing, Peer, Token},
+    journal::{CommittedBatch, Write, WriteError, WriteResult, catalog::Catalog, store::Store},
+    journal_writer::RefusedReason,
+    limits::{READ_BYTES, SEND_SLICE_MAX, TICK_MS},
+    mailbox::Mailbox,
+    replay,
+    shared::{Shared, WorkerStats, read_catalog},
+    stream_ring::{RingEvent, Send as RingSend, SendResult, StreamRing},
+    timer_wheel::Tick,
+    wire::response::http_date,
+};
+
+/// What other threads have for a worker.
+pub enum Letter {
+    /// A batch is on disk.
+    Committed(Arc<CommittedBatch>),
+    /// The journal has decided on a write.
+    Written(Ticket, WriteResult),
+    /// A reader has what [`Worker::read`] waits for.
+    Read(Ticket, Box<dyn Any + Send>),
+    /// A reader has history for a stream.
+    History(History),
+    /// The server is going down.
+    Drain,
+}
+
+/// Says who waits for an answer from another thread.
+pub type Ticket = usize;
+
+/// One event loop; see the module.
+pub struct Worker {
+    /// What it shares with the others.
+    pub shared: Arc<Shared>,
+    /// How it is doing.
+    pub stats: Arc<WorkerStats>,
+    /// Requests that have a time by which something must have happened.
+    pub deadlines: RefCell<Deadlines>,
+    /// Buffer for reads; nothing is kept in it.
+    pub read_buffer: RefCell<Vec<u8>>,
+    mailbox: Arc<Mailbox<Letter>>,
+    hub: RefCell<Hub>,
+    ring: RefCell<StreamRing>,
+    listener: Rc<Pollable>,
+    bell: Doorbell,
+    writes: RefCell<Slab<Promise<WriteResult>>>,
+    reads: RefCell<Slab<Promise<Box<dyn Any + Send>>>>,
+    polls: RefCell<HashMap<RunId, Vec<Promise<()>>>>,
+    is_draining: Cell<bool>,
+    started: Instant,
+    date: RefCell<(u64, Rc<str>)>,
+    scratch: RefCell<Scratch>,
+}
+
+/// Buffers of the pump, used again at every turn.
+#[derive(Default)]
+struct Scratch {
+    letters: Vec<Letter>,
+    events: Vec<RingEvent>,
+    plan: Vec<Outgoing>,
+    results: Vec<SendResult>,
+}
+
+impl Worker {
+    /// A worker without connections, at the end of the journal.
+    pub fn new(
+        id: usize,
+        shared: Arc<Shared>,
+        mailbox: Arc<Mailbox<Letter>>,
+        ring: StreamRing,
+        listener: Rc<Pollable>,
+    ) -> Worker {
+        let settings = &shared.settings;
+        let hub_config = HubConfig {
+            keepalive_ticks: Tick(0).after(settings.keepalive_interval).0,
+            client_timeout_ticks: Tick(0).after(settings.client_timeout).0,
+            seed: shared.clock.now().0 ^ ((id as u64) << 32),
+            limits: HubLimits::default(),
+        };
+        // What comes from here on is in the mailbox; what is older is in the catalog.
+        let seen = read_catalog(&shared, Catalog::last_id);
+        Worker {
+            stats: Arc::clone(&shared.workers[id]),
+            deadlines: RefCell::new(Deadlines::new(Tick(0))),
+            read_buffer: RefCell::new(vec![0; READ_BYTES]),
+            hub: RefCell::new(Hub::new(hub_config, Tick(0), seen)),
+            ring: RefCell::new(ring),
+            listener,
+            bell: Doorbell::default(),
+            writes: RefCell::default(),
+            reads: RefCell::default(),
+            polls: RefCell::default(),
+            is_draining: Cell::new(false),
+            started: Instant::now(),
+            date: RefCell::new((0, Rc::from(""))),
+            scratch: RefCell::default(),
+            mailbox,
+            shared,
+        }
+    }
+
+    /// Another thread, or the ring, has something.
+    pub fn wake(&self) {
+        self.mailbox.hush();
+        self.bell.ring();
+    }
+
+    /// The tick that it is now.
+    pub fn tick(&self) -> Tick {
+        Tick(self.ticks() as u32)
+    }
+
+    /// Ticks since it was started, which do not wrap around.
+    fn ticks(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64 / TICK_MS
+    }
+
+    /// Whether the server is going down.
+    pub fn is_draining(&self) -> bool {
+        self.is_draining.get()
+    }
+
+    /// The value of a Date header, made once a second.
+    pub fn date(&self) -> Rc<str> {
+        let now = self.shared.clock.now();
+        let (second, date) = &mut *self.date.borrow_mut();
+        if *second != now.0 / 1_000 {
+            (*second, *date) = (now.0 / 1_000, http_date(now).into());
+        }
+        Rc::clone(date)
+    }
+
+    /// Position of the journal that this worker's streams have reached.
+    pub fn seen(&self) -> EventId {
+        self.hub.borrow().seen()
+    }
+
+    /// Arms a deadline; it is looked at when the pump next turns.
+    pub fn arm(&self, deadline: Deadline, wait: Duration) -> usize {
+        let mut deadlines = self.deadlines.borrow_mut();
+        let before = deadlines.next();
+        let now = self.tick();
+        let at = now.after(wait);
+        let key = deadlines.arm(deadline, at);
+        if before.is_none_or(|before| now.until(at) < now.until(before)) {
+            self.bell.ring();
+        }
+        key
+    }
+
+    /// Has the journal do a write, and waits for its answer.
+    ///
+    /// # Errors
+    /// `None` when the journal's queue is full.
+    pub async fn write(&self, write: Write) -> Option<WriteResult> {
+        let promise = Promise::default();
+        let ticket = self.writes.borrow_mut().insert(promise.clone());
+        let mailbox = Arc::clone(&self.mailbox);
+        let reply = Box::new(move |result| mailbox.post(Letter::Written(ticket, result)));
+        if let Err(refused) = self.shared.journal.write(write, reply) {
+            self.writes.borrow_mut().remove(ticket);
+            return match refused.reason {
+                RefusedReason::QueueFull => None,
+                RefusedReason::Closed => Some(Err(WriteError::Closed)),
+            };
+        }
+        Some(promise.wait().await)
+    }
+
+    /// Has a reader thread find something out, and waits for it; `None` when too many wait.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&dyn Store, &RwLock<Catalog>) -> T + Send + 'static,
+    ) -> Option<T> {
+        let promise = Promise::default();
+        let ticket = self.reads.borrow_mut().insert(promise.clone());
+        let mailbox = Arc::clone(&self.mailbox);
+        let job = Box::new(move |store: &dyn Store, catalog: &RwLock<Catalog>| {
+            mailbox.post(Letter::Read(ticket, Box::new(job(store, catalog))));
+        });
+        if self.shared.readers.submit(job).is_err() {
+            self.reads.borrow_mut().remove(ticket);
+            return None;
+        }
+        let found = promise.wait().await;
+        Some(*found.downcast().expect("a ticket is answered by its own job"))
+    }
+
+    /// A promise that is kept when something happens to a run, until it is unwatched.
+    pub fn watch_run(&self, run: RunId) -> Promise<()> {
+        let promise = Promise::default();
+        self.polls.borrow_mut().entry(run).or_default().push(promise.clone());
+        promise
+    }
+
+    /// Nobody waits for this any more.
+    pub fn unwatch_run(&self, run: RunId, promise: &Promise<()>) {
+        if let Entry::Occupied(mut waiting) = self.polls.borrow_mut().entry(run) {
+            waiting.get_mut().retain(|other| !other.is(promise));
+            if waiting.get().is_empty() {
+                waiting.remove();
+            }
+        }
+    }
+
+    /// A time up to `longest`, so that those who are told to wait do not come back together.
+    pub fn jitter(&self, longest: Duration) -> Duration {
+        longest.mul_f64(f64::from(self.hub.borrow_mut().random_below(1 << 16)) / f64::from(1 << 16))
+    }
+
+    /// Parks a socket: `subscribe` opens its stream.
+    pub fn park(&self, socket: OwnedFd, subscribe: impl FnOnce(&mut Hub, Peer) -> Token) {
+        let mut ring = self.ring.borrow_mut();
+        let peer = ring.adopt(socket);
+        let hub = &mut *self.hub.borrow_mut();
+        // The loop may have slept since the last turn.
+        hub.set_time(self.tick(), self.shared.clock.now());
+        let token = subscribe(hub, peer);
+        ring.watch(peer, token);
+        if self.is_draining.get() {
+            // Its request came before the drain, and its body or the room for its head after.
+            self.drain_streams(hub);
+        }
+        self.bell.ring();
+    }
+
+    /// A connection that was no stream has ended.
+    pub fn farewell(&self) {
+        self.stats.connections.fetch_sub(1, Relaxed);
+        self.bell.ring();
+    }
+
+    /// Turns, and sleeps while there is nothing to turn for; returns when the worker has drained.
+    pub async fn pump(&self) {
+        loop {
+            while self.turn() {
+                yield_now().await;
+            }
+            if self.is_draining.get() && self.stats.connections.load(Relaxed) == 0 {
+                return;
+            }
+            match self.next_deadline() {
+                Some(at) => self.bell.wait_until(at).await,
+                None => self.bell.wait().await,
+            }
+        }
+    }
+
+    /// When to turn again, if nothing happens before.
+    fn next_deadline(&self) -> Option<Instant> {
+        let hub = self.hub.borrow().next_deadline();
+        let own = self.deadlines.borrow().next();
+        let tick = match (hub, own) {
+            (Some(hub), Some(own)) => hub.or_before(own),
+            (hub, own) => hub.or(own)?,
+        };
+        let ticks = tick.ticks_at(self.ticks());
+        Some(self.started + Duration::from_millis(ticks * TICK_MS))
+    }
+
+    /// One round of everything; true when it should come round again at once.
+    fn turn(&self) -> bool {
+        let scratch = &mut *self.scratch.borrow_mut();
+        let now = self.tick();
+        // The loop may have slept since the last turn, and letters may start timers.
+        self.hub.borrow_mut().set_time(now, self.shared.clock.now());
+        self.deadlines.borrow_mut().advance(now);
+        self.mailbox.drain(&mut scratch.letters);
+        for letter in scratch.letters.drain(..) {
+            self.open_letter(letter);
+        }
+        let hub = &mut *self.hub.borrow_mut();
+        let ring = &mut *self.ring.borrow_mut();
+        hub.handle_time(now, self.shared.clock.now());
+        ring.poll(&mut scratch.events);
+        for event in scratch.events.drain(..) {
+            match event {
+                RingEvent::Writable(token) => hub.handle_writable(token),
+                RingEvent::HangUp(token) => {
+                    let error = hub.peer(token).and_then(|peer| ring.take_error(peer));
+                    hub.handle_hangup(token, error);
+                }
+            }
+        }
+        send_slice(hub, ring, &mut scratch.plan, &mut scratch.results);
+        while let Some(job) = hub.poll_history() {
+            self.read_history(hub, job);
+        }
+        while let Some(closed) = hub.poll_closed() {
+            ring.close(closed.peer);
+            self.stats.connections.fetch_sub(1, Relaxed);
+            let lasted_ms = u64::from(closed.lasted_ticks) * TICK_MS;
+            log::debug!("stream ended reason={} lasted_ms={lasted_ms}", closed.reason.as_str());
+        }
+        self.stats.streams.store(hub.subscriber_count(), Relaxed);
+        self.stats.views.store(hub.view_count(), Relaxed);
+        self.stats.tails_bytes.store(hub.tails_bytes(), Relaxed);
+        self.stats.bytes_sent.store(hub.stats().bytes_sent, Relaxed);
+        hub.wants_to_send()
+    }
+
+    fn open_letter(&self, letter: Letter) {
+        match letter {
+            Letter::Committed(batch) => {
+                self.hub.borrow_mut().handle_committed(&batch);
+                self.wake_polls(&batch);
+            }
+            Letter::Written(ticket, result) => {
+                self.writes.borrow_mut().remove(ticket).keep(result);
+            }
+            Letter::Read(ticket, found) => self.reads.borrow_mut().remove(ticket).keep(found),
+            Letter::History(history) => self.hub.borrow_mut().handle_history(history),
+            Letter::Drain => self.drain(),
+        }
+    }
+
+    fn wake_polls(&self, batch: &CommittedBatch) {
+        let polls = self.polls.borrow();
+        if polls.is_empty() {
+            return;
+        }
+        let runs = batch.events.iter().map(|event| event.event.run_id);
+        for run in runs.chain(batch.deleted.iter().copied()) {
+            for promise in polls.get(&run).into_iter().flatten() {
+                promise.keep(());
+            }
+        }
+    }
+
+    /// Takes no more connections, and ends those that are there in order.
+    fn drain(&self) {
+        self.is_draining.set(true);
+        // This ends the wait for connections, and turns away those that come from now on.
+        let _ = rustix::net::shutdown(&*self.listener, Shutdown::Both);
+        self.drain_streams(&mut self.hub.borrow_mut());
+        self.deadlines.borrow_mut().drain();
+        for promise in self.polls.borrow().values().flatten() {
+            promise.keep(());
+        }
+    }
+
+    /// Ends the streams that are not being ended yet.
+    fn drain_streams(&self, hub: &mut Hub) {
+        let settings = &self.shared.settings;
+        let window = Tick(0).after(settings.drain_window).0;
+        let retry = settings.reconnect_backoff_max.as_millis() as u32;
+        hub.handle_drain(window, retry);
+    }
+
+    /// Has a reader thread read what a stream needs.
+    fn read_history(&self, hub: &mut Hub, job: HistoryJob) {
+        let mailbox = Arc::clone(&self.mailbox);
+        let reader = job.reader;
+        let work = move |store: &dyn Store, catalog: &RwLock<Catalog>| {
+            mailbox.post(Letter::History(replay::read(store, catalog, &job)));
+        };
+        if self.shared.readers.submit(Box::new(work)).is_err() {
+            hub.handle_history(History::failed(reader));
+        }
+    }
+}
+
+/// Makes one slice of sends.
+fn send_slice(
+    hub: &mut Hub,
+    ring: &mut StreamRing,
+    plan: &mut Vec<Outgoing>,
+    results: &mut Vec<SendResult>,
+) {
+    plan.clear();
+    results.clear();
+    hub.poll_sends(SEND_SLICE_MAX, plan);
+    if plan.is_empty() {
+        return;
+    }
+    let sends = plan.iter().map(|send| RingSend { peer: send.peer, bytes: hub.bytes(send) });
+    ring.send(sends, results);
+    for (sent, result) in plan.iter().zip(results.iter()) {
+        if let Some(token) = hub.handle_sent(sent, *result) {
+            ring.watch_writable(sent.peer, token);
+        }
+    }
+}
