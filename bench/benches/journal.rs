@@ -1,0 +1,186 @@
+//! What a group commit costs, from staging to the end of the sync, beside a bare redb that inserts
+//! the same bytes keyed by id, one row an event. And what replay costs.
+
+use std::hint::black_box;
+use std::path::Path;
+use std::sync::RwLock;
+use std::time::Duration;
+
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use redb::{Database, TableDefinition};
+use tempfile::TempDir;
+use tidewheel::event::{
+    EventId, EventType, Json, Labels, NewEvent, RunId, Scope, Selection, Timestamp,
+};
+use tidewheel::journal::catalog::Catalog;
+use tidewheel::journal::commit::Committer;
+use tidewheel::journal::history::{HistoryRequest, read_forward};
+use tidewheel::journal::redb::RedbStore;
+use tidewheel::journal::store::Store;
+use tidewheel::journal::{IfMatch, Once, Write};
+use tidewheel::limits::{
+    IDEMPOTENCY_KEYS, JOURNAL_CACHE_BYTES, REPLAY_CHUNK_BYTES, REPLAY_CHUNK_VALUES_MAX,
+};
+
+const BATCHES: [usize; 3] = [1, 64, 1_024];
+const RUNS: [u64; 2] = [1, 10_000];
+const NOW: Timestamp = Timestamp(1_800_000_000_000);
+
+/// On the disk of the build directory: a temporary directory may be in memory.
+fn directory() -> TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+fn event() -> NewEvent {
+    NewEvent {
+        event_type: EventType::new("AGENT_THINKING").unwrap(),
+        payload: Json::from_trusted(format!("{{\"text\":\"{}\"}}", "x".repeat(175))),
+    }
+}
+
+struct Journal {
+    store: RedbStore,
+    committer: Committer,
+    catalog: Catalog,
+    runs: u64,
+    next_run: u64,
+}
+
+impl Journal {
+    fn open(directory: &Path, runs: u64) -> Journal {
+        let store = RedbStore::open(directory).unwrap();
+        let (committer, catalog) = Committer::open(&store, IDEMPOTENCY_KEYS).unwrap();
+        let mut journal = Journal { store, committer, catalog, runs, next_run: 0 };
+        let create =
+            || Write::CreateRun { labels: Labels::default(), metadata: Json::null(), key: None };
+        journal.commit((0..runs).map(|_| create()).collect());
+        journal
+    }
+
+    /// So many appends of one event, to one run after the other.
+    fn appends(&mut self, events: usize) -> Vec<Write> {
+        (0..events)
+            .map(|_| {
+                self.next_run = self.next_run % self.runs + 1;
+                Write::Append {
+                    run: RunId(self.next_run),
+                    events: vec![event()],
+                    once: Once::No,
+                    if_match: IfMatch::Any,
+                }
+            })
+            .collect()
+    }
+
+    fn commit(&mut self, writes: Vec<Write>) -> usize {
+        for write in writes {
+            self.committer.stage(write, NOW, &self.catalog);
+        }
+        self.store.append(self.committer.seal(), true).unwrap();
+        self.committer.committed(&mut self.catalog).answers.len()
+    }
+}
+
+fn commits(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("commit");
+    group.sample_size(30).warm_up_time(Duration::from_secs(1));
+    group.measurement_time(Duration::from_secs(4));
+    for events in BATCHES {
+        group.throughput(Throughput::Elements(events as u64));
+        for runs in RUNS {
+            let directory = directory();
+            let mut journal = Journal::open(directory.path(), runs);
+            group.bench_function(
+                BenchmarkId::new(format!("journal/{runs} runs"), events),
+                |bencher| {
+                    let journal = std::cell::RefCell::new(&mut journal);
+                    bencher.iter_batched(
+                        || journal.borrow_mut().appends(events),
+                        |writes| journal.borrow_mut().commit(writes),
+                        BatchSize::PerIteration,
+                    );
+                },
+            );
+        }
+        group.bench_function(BenchmarkId::new("bare redb, a row an event", events), |bencher| {
+            let directory = directory();
+            let database = Database::builder()
+                .set_cache_size(JOURNAL_CACHE_BYTES)
+                .create(directory.path().join("bare.redb"))
+                .unwrap();
+            let row = format!("{}{}", event().event_type.as_str(), event().payload.as_str());
+            let mut next_id = 0;
+            bencher.iter(|| bare_commit(&database, &row, &mut next_id, events));
+        });
+    }
+    group.finish();
+}
+
+fn bare_commit(database: &Database, row: &str, next_id: &mut u64, events: usize) {
+    const ROWS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("rows");
+    let transaction = database.begin_write().unwrap();
+    {
+        let mut rows = transaction.open_table(ROWS).unwrap();
+        for _ in 0..events {
+            *next_id += 1;
+            rows.insert(*next_id, row.as_bytes()).unwrap();
+        }
+    }
+    transaction.commit().unwrap();
+}
+
+/// One chunk of replay: of everything, and of one run among 1,000 that take turns.
+fn replay(criterion: &mut Criterion) {
+    let directory = directory();
+    let mut journal = Journal::open(directory.path(), 1_000);
+    for _ in 0..100 {
+        let writes = journal.appends(1_024);
+        journal.commit(writes);
+    }
+    let catalog = RwLock::new(journal.catalog);
+    let mut group = criterion.benchmark_group("replay");
+    group.sample_size(30).warm_up_time(Duration::from_secs(1));
+    group.measurement_time(Duration::from_secs(3));
+    let scopes =
+        [("everything", Scope::All), ("one run of 1,000", Scope::Runs([RunId(500)].into()))];
+    for (name, scope) in scopes {
+        let request = HistoryRequest {
+            selection: Selection { scope, types: None },
+            after: EventId(0),
+            upto: EventId(u64::MAX),
+            events_max: usize::MAX,
+            bytes_max: REPLAY_CHUNK_BYTES,
+            values_max: REPLAY_CHUNK_VALUES_MAX,
+        };
+        let read = || {
+            read_forward(&journal.store, &catalog, &request, &mut |event| {
+                black_box(event).payload.len()
+            })
+            .unwrap()
+        };
+        group.throughput(Throughput::Elements(read().events as u64));
+        group.bench_function(name, |bencher| bencher.iter(read));
+    }
+    group.finish();
+}
+
+/// What opening costs: 100,000 events of 1,000 runs.
+fn open(criterion: &mut Criterion) {
+    let directory = directory();
+    let mut journal = Journal::open(directory.path(), 1_000);
+    for _ in 0..100 {
+        let writes = journal.appends(1_000);
+        journal.commit(writes);
+    }
+    let store = journal.store;
+    let mut group = criterion.benchmark_group("open");
+    group.sample_size(10).throughput(Throughput::Elements(101_000));
+    group.measurement_time(Duration::from_secs(3));
+    group.bench_function("rebuild", |bencher| {
+        bencher.iter(|| Committer::open(&store, IDEMPOTENCY_KEYS).unwrap().1.last_id());
+    });
+    group.finish();
+}
+
+criterion_group!(benches, commits, replay, open);
+criterion_main!(benches);
