@@ -1,0 +1,255 @@
+//! Clients that others wrote: live events, resuming after the server was restarted under them, and
+//! the 204 that ends them.
+//!
+//! A client that is not there is skipped, unless `TIDEWHEEL_TEST_ALL` is set: then it fails.
+
+mod support;
+
+use std::{
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc::{Receiver, channel},
+    thread,
+    time::Duration,
+};
+
+use support::{DEADLINE, Server, eventually};
+
+/// Whether a test can go on. Says so if not, or fails when every client has to be there.
+fn is_there(what: &str, there: bool) -> bool {
+    if !there {
+        let all = std::env::var_os("TIDEWHEEL_TEST_ALL").is_some_and(|value| !value.is_empty());
+        assert!(!all, "{what} is missing, and TIDEWHEEL_TEST_ALL is set");
+        eprintln!("skipped: {what} is missing");
+    }
+    there
+}
+
+/// Whether a program runs at all.
+fn runs(program: impl AsRef<Path>, arguments: &[&str]) -> bool {
+    let mut command = Command::new(program.as_ref());
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients")
+}
+
+/// The interpreter of the environment that `.ci/run` makes.
+fn python() -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it is inside of target");
+    target.join("clients-venv/bin/python")
+}
+
+/// A client at work: what it prints, line by line. It is killed when this is dropped.
+struct Running {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Running {
+    fn start(mut command: Command) -> Running {
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("the program is there");
+        let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+        let (sender, lines) = channel();
+        thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Running { child, lines }
+    }
+
+    /// The next line.
+    fn line(&self) -> String {
+        self.lines.recv_timeout(DEADLINE).expect("the client says something")
+    }
+
+    /// The id and the type of the next event; how often it connects is its own affair.
+    fn event(&self) -> (u64, String) {
+        loop {
+            let line = self.line();
+            if let Some((id, event_type)) =
+                line.strip_prefix("event ").and_then(|rest| rest.split_once(' '))
+            {
+                return (id.parse().expect("an id is a number"), event_type.to_owned());
+            }
+            assert_eq!(line, "open");
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A server that a client comes back to soon.
+fn server() -> Server {
+    Server::with(&["--retry", "50ms", "--reconnect-backoff-max", "100ms"])
+}
+
+/// Everything that a client should do, given how to start it on a URL.
+fn follows_resumes_and_ends(start: impl Fn(&str) -> Command) {
+    let mut server = server();
+    let run = server.new_run();
+    let mut expected = vec![server.json("/runs/1")["last_event_id"].as_u64().unwrap()];
+    expected.push(server.append(run, "A", "1"));
+    let mut client =
+        Running::start(start(&format!("http://{}/runs/{run}/events/stream", server.address())));
+    let mut seen = Vec::new();
+    let mut see = |expected: &[u64]| {
+        while seen.len() < expected.len() {
+            seen.push(client.event().0);
+        }
+        assert_eq!(seen, expected);
+    };
+    see(&expected);
+    for _ in 0..3 {
+        expected.push(server.append(run, "A", "{\"text\":\"ä\\n\u{2028}\"}"));
+        see(&expected);
+    }
+    server.restart();
+    for _ in 0..3 {
+        expected.push(server.append(run, "B", "1"));
+    }
+    see(&expected);
+    server.crash();
+    expected.push(server.append(run, "A", "1"));
+    see(&expected);
+    // What is appended while nobody can see it.
+    server.kill();
+    thread::sleep(Duration::from_millis(200));
+    server.start_again();
+    let end = server.end(run, "completed").expect(200).json();
+    expected.push(end["last_event_id"].as_u64().unwrap());
+    see(&expected);
+    // The stream has ended; the client asks again, and is told that this was all.
+    loop {
+        match &*client.line() {
+            "open" => {}
+            "end" => break,
+            line => panic!("{line}"),
+        }
+    }
+    let status = eventually("the client ends", || client.child.try_wait().expect("it is ours"));
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn npm_eventsource_follows_resumes_and_ends() {
+    follows_with_node("eventsource", "eventsource.mjs");
+}
+
+#[test]
+fn npm_event_source_polyfill_follows_resumes_and_ends() {
+    follows_with_node("event-source-polyfill", "polyfill.mjs");
+}
+
+fn follows_with_node(package: &str, script: &str) {
+    let there =
+        runs("node", &["--version"]) && directory().join("node_modules").join(package).is_dir();
+    if !is_there(&format!("npm's {package}"), there) {
+        return;
+    }
+    follows_resumes_and_ends(|url| {
+        let mut command = Command::new("node");
+        command.arg(directory().join(script)).arg(url);
+        command.args(["RUN_CREATED", "A", "B", "RUN_COMPLETED"]);
+        command
+    });
+}
+
+#[test]
+fn python_httpx_sse_follows_resumes_and_ends() {
+    if !is_there("Python's httpx-sse", runs(python(), &["-c", "import httpx_sse"])) {
+        return;
+    }
+    follows_resumes_and_ends(|url| {
+        let mut command = Command::new(python());
+        command.arg(directory().join("httpx_sse_client.py")).arg(url);
+        command
+    });
+}
+
+/// The ids in what curl prints of a stream.
+fn next_id(curl: &Running) -> u64 {
+    loop {
+        if let Some(id) = curl.line().strip_prefix("id: ") {
+            return id.parse().expect("an id is a number");
+        }
+    }
+}
+
+#[test]
+fn curl_appends_follows_and_resumes() {
+    if !is_there("curl", runs("curl", &["--version"])) {
+        return;
+    }
+    let mut server = server();
+    let url = format!("http://{}", server.address());
+    let curl = |arguments: &[&str]| -> String {
+        let output = Command::new("curl").arg("-sS").args(arguments).output().expect("it is there");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("answers are UTF-8")
+    };
+    let json = "Content-Type: application/json";
+    let created = curl(&["-H", json, "-d", r#"{"project":"p"}"#, &format!("{url}/runs")]);
+    assert!(created.contains(r#""id":1"#), "{created}");
+    let events = format!("{url}/runs/1/events");
+    let stream = format!("{events}/stream");
+
+    let follow = |headers: &[&str]| {
+        let mut command = Command::new("curl");
+        command.args(["-sS", "-N"]).args(headers).arg(&stream);
+        Running::start(command)
+    };
+    let live = follow(&[]);
+    assert_eq!(next_id(&live), 1);
+    curl(&["-H", json, "-d", r#"{"type":"A"}"#, &events]);
+    assert_eq!(next_id(&live), 2);
+    // A file of lines, as it is; a large one waits for 100 Continue.
+    let ndjson = "Content-Type: application/x-ndjson";
+    let lines = tempfile::NamedTempFile::new().unwrap();
+    let line = format!("{{\"type\":\"LINE\",\"payload\":\"{}\"}}\n", "x".repeat(1_000));
+    std::fs::write(lines.path(), line.repeat(3_000)).unwrap();
+    let file = format!("@{}", lines.path().display());
+    let uploaded = curl(&["-H", ndjson, "--data-binary", &file, &events]);
+    assert!(uploaded.contains(r#""count":3000"#), "{uploaded}");
+    for id in 3..=3_002 {
+        assert_eq!(next_id(&live), id);
+    }
+    // The same from a pipe: chunked, and of a length that nobody knows.
+    let chunked = curl(&[
+        "-H",
+        ndjson,
+        "-T",
+        lines.path().to_str().unwrap(),
+        "-X",
+        "POST",
+        "-H",
+        "Transfer-Encoding: chunked",
+        &events,
+    ]);
+    assert!(chunked.contains(r#""count":3000"#), "{chunked}");
+
+    server.restart();
+    let resumed = follow(&["-H", "Last-Event-ID: 6001"]);
+    assert_eq!(next_id(&resumed), 6_002);
+    curl(&["-H", json, "-d", r#"{"type":"A"}"#, &events]);
+    assert_eq!(next_id(&resumed), 6_003);
+    curl(&["-X", "PATCH", "-H", json, "-d", r#"{"status":"completed"}"#, &format!("{url}/runs/1")]);
+    assert_eq!(next_id(&resumed), 6_004);
+    let status = ["-o", "/dev/null", "-w", "%{http_code}", "-H", "Last-Event-ID: 6004", &stream];
+    assert_eq!(curl(&status), "204");
+    let mut resumed = resumed;
+    let ended = eventually("curl ends", || resumed.child.try_wait().expect("it is ours"));
+    assert!(ended.success(), "{ended}");
+}

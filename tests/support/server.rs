@@ -1,0 +1,301 @@
+//! The server as a process of its own, on a port that the kernel chose.
+
+use std::{
+    io::Read as _,
+    net::SocketAddr,
+    path::Path,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{Answer, Client, DEADLINE, Sse, eventually};
+
+/// A server with a journal of its own. It is killed when this is dropped, and if a test fails its
+/// log is shown.
+pub struct Server {
+    child: Option<Child>,
+    address: SocketAddr,
+    journal: TempDir,
+    arguments: Vec<String>,
+    log: Arc<Mutex<String>>,
+}
+
+impl Server {
+    /// A server with the default settings.
+    pub fn start() -> Server {
+        Server::with(&[])
+    }
+
+    /// A server with these flags.
+    pub fn with(arguments: &[&str]) -> Server {
+        Server::try_with(arguments).unwrap_or_else(|log| panic!("the server did not start:\n{log}"))
+    }
+
+    /// A server with these flags, or the log of one that refused to start.
+    pub fn try_with(arguments: &[&str]) -> Result<Server, String> {
+        let mut server = Server {
+            child: None,
+            address: ([127, 0, 0, 1], 0).into(),
+            journal: tempfile::tempdir().expect("there is room for a journal"),
+            arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
+            log: Arc::default(),
+        };
+        server.launch().map(|()| server)
+    }
+
+    /// A server on each I/O driver that this kernel allows, with these flags.
+    pub fn with_each_driver(arguments: &[&str]) -> Vec<Server> {
+        let mut servers = Vec::new();
+        for driver in ["uring", "epoll"] {
+            match Server::try_with(&[&["--io", driver], arguments].concat()) {
+                Ok(server) => servers.push(server),
+                Err(log) if driver == "uring" => eprintln!("skipped, no io_uring here: {log}"),
+                Err(log) => panic!("the server did not start with {driver}:\n{log}"),
+            }
+        }
+        servers
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The directory of its journal.
+    pub fn journal(&self) -> &Path {
+        self.journal.path()
+    }
+
+    /// Its flags, for messages.
+    pub fn arguments(&self) -> String {
+        self.arguments.join(" ")
+    }
+
+    /// What it has logged so far, over all its lives.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("the process is ours");
+            child.wait().expect("the process is ours");
+        }
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub fn terminate(&mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.wait()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("the server runs");
+        kill_process(Pid::from_child(child), signal).expect("the process is ours");
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("the server runs");
+        let status = eventually("the server ends", || child.try_wait().expect("ours"));
+        self.child = None;
+        status
+    }
+
+    /// Starts it again after its end, on the same journal and the same port.
+    pub fn start_again(&mut self) {
+        assert!(self.child.is_none(), "the server runs");
+        // Somebody else may hold the port for a moment, as the near end of a connection.
+        let started = Instant::now();
+        while let Err(log) = self.launch() {
+            assert!(started.elapsed() < DEADLINE, "the server did not start again:\n{log}");
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// SIGTERM and a new start on the same port.
+    pub fn restart(&mut self) {
+        let status = self.terminate();
+        assert!(status.success(), "the server ended with {status}");
+        self.start_again();
+    }
+
+    /// `kill -9` and a new start on the same port.
+    pub fn crash(&mut self) {
+        self.kill();
+        self.start_again();
+    }
+
+    fn launch(&mut self) -> Result<(), String> {
+        let journal = self.journal.path().join("journal");
+        let mut command = serve(&self.address.to_string(), &journal);
+        command.args(&self.arguments);
+        if !self.arguments.iter().any(|argument| argument == "--drain-window") {
+            // Tests that restart it need not see its streams end one by one.
+            command.args(["--drain-window", "100ms"]);
+        }
+        let mut child = command.spawn().expect("the binary was built with the tests");
+        let mut stderr = child.stderr.take().expect("it is piped");
+        let before = self.log.lock().unwrap().len();
+        let log = Arc::clone(&self.log);
+        let reader = thread::spawn(move || {
+            let mut piece = [0; 4096];
+            while let Ok(count @ 1..) = stderr.read(&mut piece) {
+                log.lock().unwrap().push_str(&String::from_utf8_lossy(&piece[..count]));
+            }
+        });
+        let address = eventually("the log says where the server listens", || {
+            // In this order: what it said before it ended is in the log then.
+            let has_ended = child.try_wait().expect("the process is ours").is_some();
+            match bound_address(&self.log.lock().unwrap()[before..]) {
+                Some(address) if !has_ended => Some(Some(address)),
+                _ => has_ended.then_some(None),
+            }
+        });
+        let Some(address) = address else {
+            reader.join().expect("it does not panic");
+            return Err(self.log.lock().unwrap()[before..].to_owned());
+        };
+        self.address = address;
+        self.child = Some(child);
+        Ok(())
+    }
+}
+
+/// `tidewheel serve` without settings of the environment; standard error is piped.
+pub fn serve(listen: &str, journal: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidewheel"));
+    command.args(["serve", "--listen", listen, "--journal"]).arg(journal);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("TIDEWHEEL_") || name == "RUST_LOG" {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// The first address of the loopback interface in a log, up to the end of its line.
+fn bound_address(log: &str) -> Option<SocketAddr> {
+    let (_, rest) = log.split_once("127.0.0.1:")?;
+    let end = rest.find(|character: char| !character.is_ascii_digit())?;
+    let port: u16 = rest[..end].parse().ok().filter(|port| *port > 0)?;
+    Some(([127, 0, 0, 1], port).into())
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let log =
+                self.log.lock().map_or_else(|log| log.into_inner().clone(), |log| log.clone());
+            let start = log.len().saturating_sub(4_000);
+            let start = (start..=log.len()).find(|at| log.is_char_boundary(*at)).unwrap_or(0);
+            eprintln!("---- log of {} {}\n{}", self.address, self.arguments(), &log[start..]);
+        }
+        self.kill();
+    }
+}
+
+/// What tests ask for again and again, each on a connection of its own.
+impl Server {
+    /// A connection.
+    pub fn client(&self) -> Client {
+        Client::connect(self.address)
+    }
+
+    /// One request.
+    pub fn request(
+        &self,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Answer {
+        self.client().request(method, target, headers, body)
+    }
+
+    /// GET.
+    pub fn get(&self, target: &str) -> Answer {
+        self.request("GET", target, &[], "")
+    }
+
+    /// GET of something that is there, as JSON.
+    pub fn json(&self, target: &str) -> Value {
+        self.get(target).expect(200).json()
+    }
+
+    /// POST of JSON.
+    pub fn post(&self, target: &str, body: &str) -> Answer {
+        self.request("POST", target, &[], body)
+    }
+
+    /// PATCH of JSON.
+    pub fn patch(&self, target: &str, body: &str) -> Answer {
+        self.request("PATCH", target, &[], body)
+    }
+
+    /// DELETE.
+    pub fn delete(&self, target: &str) -> Answer {
+        self.request("DELETE", target, &[], "")
+    }
+
+    /// Creates a run, and says its id.
+    pub fn new_run(&self) -> u64 {
+        self.new_run_with("{}")
+    }
+
+    /// Creates a run from this body, and says its id.
+    pub fn new_run_with(&self, body: &str) -> u64 {
+        self.post("/runs", body).expect(201).json()["id"].as_u64().expect("a run has an id")
+    }
+
+    /// Appends one event, and says its id. The payload is JSON.
+    pub fn append(&self, run: u64, event_type: &str, payload: &str) -> u64 {
+        let body = format!("{{\"type\":\"{event_type}\",\"payload\":{payload}}}");
+        let answer = self.post(&format!("/runs/{run}/events"), &body).expect(201);
+        answer.json()["id"].as_u64().expect("an event has an id")
+    }
+
+    /// Ends a run.
+    pub fn end(&self, run: u64, status: &str) -> Answer {
+        self.patch(&format!("/runs/{run}"), &format!("{{\"status\":\"{status}\"}}"))
+    }
+
+    /// Every event of a run, page by page.
+    pub fn events(&self, run: u64) -> Vec<Value> {
+        self.events_after(run, 0)
+    }
+
+    /// The same after this id.
+    pub fn events_after(&self, run: u64, mut after: u64) -> Vec<Value> {
+        let mut client = self.client();
+        let mut events = Vec::new();
+        loop {
+            let target = format!("/runs/{run}/events?limit=1000&after_id={after}");
+            let page = client.request("GET", &target, &[], "").expect(200).json();
+            events.extend(page["events"].as_array().expect("a page has events").iter().cloned());
+            after = page["next_after_id"].as_u64().expect("a page says where the next begins");
+            if page["has_more"] == false {
+                return events;
+            }
+        }
+    }
+
+    /// Opens a stream.
+    pub fn stream(&self, target: &str) -> Sse {
+        Sse::open(self.address, target, &[])
+    }
+
+    /// Opens a stream with these header fields.
+    pub fn stream_with(&self, target: &str, headers: &[(&str, &str)]) -> Sse {
+        Sse::open(self.address, target, headers)
+    }
+}
