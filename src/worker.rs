@@ -293,9 +293,9 @@ impl Worker {
     /// One round of everything; true when it should come round again at once.
     fn turn(&self) -> bool {
         let scratch = &mut *self.scratch.borrow_mut();
-        let now = self.tick();
+        let (now, wall) = (self.tick(), self.shared.clock.now());
         // The loop may have slept since the last turn, and letters may start timers.
-        self.hub.borrow_mut().set_time(now, self.shared.clock.now());
+        self.hub.borrow_mut().set_time(now, wall);
         self.deadlines.borrow_mut().advance(now);
         self.mailbox.drain(&mut scratch.letters);
         for letter in scratch.letters.drain(..) {
@@ -303,7 +303,7 @@ impl Worker {
         }
         let hub = &mut *self.hub.borrow_mut();
         let ring = &mut *self.ring.borrow_mut();
-        hub.handle_time(now, self.shared.clock.now());
+        hub.handle_time(now, wall);
         ring.poll(&mut scratch.events);
         for event in scratch.events.drain(..) {
             match event {
@@ -327,7 +327,7 @@ impl Worker {
         self.stats.streams.store(hub.subscriber_count(), Relaxed);
         self.stats.views.store(hub.view_count(), Relaxed);
         self.stats.tails_bytes.store(hub.tails_bytes(), Relaxed);
-        self.stats.bytes_sent.store(hub.stats().bytes_sent, Relaxed);
+        self.stats.bytes_sent.store(hub.bytes_sent(), Relaxed);
         hub.wants_to_send()
     }
 

@@ -52,8 +52,6 @@ pub struct RunsQuery {
 pub struct StreamQuery {
     /// Where to begin.
     pub start: Start,
-    /// Whether the client had been here before.
-    pub is_resumed: bool,
     /// Only these types.
     pub types: Types,
     /// How events are written.
@@ -132,7 +130,6 @@ pub fn stream_query(query: &Query, headers: &Headers) -> Result<StreamQuery, Pro
     };
     Ok(StreamQuery {
         start,
-        is_resumed: matches!(start, Start::After(EventId(1..))),
         types: types(query)?,
         format: match value(query, "format") {
             None | Some("event") => Format::Envelope,

@@ -66,7 +66,7 @@ impl Hub {
                 return None;
             }
         };
-        self.stats.bytes_sent += count as u64;
+        self.bytes_sent += count as u64;
         let subscriber = &mut self.subscribers[key];
         subscriber.last_sent = self.now;
         let is_whole = match sent.source {
@@ -88,7 +88,6 @@ impl Hub {
                 subscriber.offset == end
             }
             Source::Keepalive(bytes) => {
-                self.stats.keepalives += 1;
                 let rest = &bytes[count..];
                 if !rest.is_empty() {
                     subscriber.outbox = self.outboxes.insert(Outbox::frame(rest)) as u32;

@@ -175,17 +175,6 @@ pub struct Closed {
     pub lasted_ticks: u32,
 }
 
-/// What the hub has done so far.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct HubStats {
-    /// Bytes that the kernel has taken.
-    pub bytes_sent: u64,
-    /// Keepalives written.
-    pub keepalives: u64,
-    /// Streams opened.
-    pub opened: u64,
-}
-
 /// See the module.
 #[derive(Debug)]
 pub struct Hub {
@@ -214,7 +203,7 @@ pub struct Hub {
     closed: Vec<Closed>,
     random: u64,
     drain_retry_ms_max: u32,
-    stats: HubStats,
+    bytes_sent: u64,
     scratch: Scratch,
 }
 
@@ -250,7 +239,7 @@ impl Hub {
             jobs: VecDeque::new(),
             closed: Vec::new(),
             drain_retry_ms_max: 0,
-            stats: HubStats::default(),
+            bytes_sent: 0,
             scratch: Scratch::default(),
         }
     }
@@ -275,9 +264,9 @@ impl Hub {
         self.tails_bytes
     }
 
-    /// Counters.
-    pub fn stats(&self) -> HubStats {
-        self.stats
+    /// Bytes that the kernel has taken for all streams so far.
+    pub fn bytes_sent(&self) -> u64 {
+        self.bytes_sent
     }
 
     /// Whether [`Hub::poll_sends`] may have something.
@@ -400,7 +389,6 @@ impl Hub {
         flags: Flags,
         greeting: Vec<u8>,
     ) -> u32 {
-        self.stats.opened += 1;
         let outbox = if greeting.is_empty() {
             NONE
         } else {
