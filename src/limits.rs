@@ -130,6 +130,13 @@ pub const FILES_RESERVED: u64 = 128;
 /// How long accepting pauses when the process has no file descriptor left, in milliseconds.
 pub const ACCEPT_PAUSE_MS: u64 = 100;
 
+/// Connections that must have come to rest or gone before memory is given back for them: some
+/// hundred KiB of requests.
+pub const GIVE_BACK_CONNECTIONS_MIN: u32 = 64;
+/// How long none may have come to rest or gone before that, in milliseconds, so that it is done
+/// once after a storm and not in the middle of it.
+pub const GIVE_BACK_WAIT_MS: u64 = 500;
+
 /// One tick of the timer wheel, in milliseconds.
 pub const TICK_MS: u64 = 10;
 /// Slots of the timer wheel (a lap is 41 s): a multiple of 64, for the bitmap.

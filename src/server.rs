@@ -32,6 +32,7 @@ use signal_hook::{
 };
 
 use crate::{
+    allocator,
     clock::Clock,
     config::{IoChoice, Listen, Settings},
     driver::IoDriver,
@@ -96,6 +97,7 @@ fn serve(settings: Settings) -> Result<(), ServerError> {
     let files_max = raise_file_limit();
     let driver = choose_driver(settings.io)?;
     let journal = OpenJournal::open(&settings.journal, settings.idempotency_keys_max as usize)?;
+    allocator::give_back();
     let worker_count = settings.workers as usize;
     let mailboxes = (0..worker_count)
         .map(|_| Mailbox::new().map(Arc::new))

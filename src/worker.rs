@@ -28,13 +28,14 @@ use rustix::net::Shutdown;
 use slab::Slab;
 
 use crate::{
+    allocator,
     deadlines::{Deadline, Deadlines},
     driver::{Doorbell, Pollable, Promise, yield_now},
     event::{EventId, RunId},
     hub::{History, HistoryJob, Hub, HubConfig, HubLimits, Outgoing, Peer, Token},
     journal::{CommittedBatch, Write, WriteError, WriteResult, catalog::Catalog, store::Store},
     journal_writer::RefusedReason,
-    limits::{READ_BYTES, SEND_SLICE_MAX, TICK_MS},
+    limits::{GIVE_BACK_CONNECTIONS_MIN, GIVE_BACK_WAIT_MS, READ_BYTES, SEND_SLICE_MAX, TICK_MS},
     mailbox::Mailbox,
     replay,
     shared::{Shared, WorkerStats, read_catalog},
@@ -79,9 +80,21 @@ pub struct Worker {
     reads: RefCell<Slab<Promise<Box<dyn Any + Send>>>>,
     polls: RefCell<HashMap<RunId, Vec<Promise<()>>>>,
     is_draining: Cell<bool>,
+    free_memory: Cell<FreeMemory>,
     started: Instant,
     date: RefCell<(u64, Rc<str>)>,
     scratch: RefCell<Scratch>,
+}
+
+const GIVE_BACK_TICKS: u64 = GIVE_BACK_WAIT_MS / TICK_MS;
+
+/// Memory that requests have left, and the allocator still has.
+#[derive(Clone, Copy, Default)]
+struct FreeMemory {
+    /// Connections that have come to rest or gone since it was last given back.
+    connections: u32,
+    /// When to give it back, in ticks since the start.
+    due: Option<u64>,
 }
 
 /// Buffers of the pump, used again at every turn.
@@ -123,6 +136,8 @@ impl Worker {
             reads: RefCell::default(),
             polls: RefCell::default(),
             is_draining: Cell::new(false),
+            // Setting up leaves something, too.
+            free_memory: Cell::new(FreeMemory { connections: 0, due: Some(GIVE_BACK_TICKS) }),
             started: Instant::now(),
             date: RefCell::new((0, Rc::from(""))),
             scratch: RefCell::default(),
@@ -253,13 +268,34 @@ impl Worker {
             // Its request came before the drain, and its body or the room for its head after.
             self.drain_streams(hub);
         }
+        self.note_rest();
         self.bell.ring();
     }
 
     /// A connection that was no stream has ended.
     pub fn farewell(&self) {
         self.stats.connections.fetch_sub(1, Relaxed);
+        self.note_rest();
         self.bell.ring();
+    }
+
+    /// A connection needs no memory for requests any more. When many do not, and no more come to
+    /// rest for a while, it goes back to the system.
+    fn note_rest(&self) {
+        let mut free = self.free_memory.get();
+        free.connections += 1;
+        if free.connections >= GIVE_BACK_CONNECTIONS_MIN {
+            free.due = Some(self.ticks() + GIVE_BACK_TICKS);
+        }
+        self.free_memory.set(free);
+    }
+
+    /// Gives memory back when it is time.
+    fn give_back_due(&self) {
+        if self.free_memory.get().due.is_some_and(|due| due <= self.ticks()) {
+            self.free_memory.set(FreeMemory::default());
+            allocator::give_back();
+        }
     }
 
     /// Turns, and sleeps while there is nothing to turn for; returns when the worker has drained.
@@ -283,10 +319,12 @@ impl Worker {
         let hub = self.hub.borrow().next_deadline();
         let own = self.deadlines.borrow().next();
         let tick = match (hub, own) {
-            (Some(hub), Some(own)) => hub.or_before(own),
-            (hub, own) => hub.or(own)?,
+            (Some(hub), Some(own)) => Some(hub.or_before(own)),
+            (hub, own) => hub.or(own),
         };
-        let ticks = tick.ticks_at(self.ticks());
+        let tick = tick.map(|tick| tick.ticks_at(self.ticks()));
+        let due = self.free_memory.get().due;
+        let ticks = tick.into_iter().chain(due).min()?;
         Some(self.started + Duration::from_millis(ticks * TICK_MS))
     }
 
@@ -297,6 +335,7 @@ impl Worker {
         // The loop may have slept since the last turn, and letters may start timers.
         self.hub.borrow_mut().set_time(now, wall);
         self.deadlines.borrow_mut().advance(now);
+        self.give_back_due();
         self.mailbox.drain(&mut scratch.letters);
         for letter in scratch.letters.drain(..) {
             self.open_letter(letter);
@@ -321,6 +360,7 @@ impl Worker {
         while let Some(closed) = hub.poll_closed() {
             ring.close(closed.peer);
             self.stats.connections.fetch_sub(1, Relaxed);
+            self.note_rest();
             let lasted_ms = u64::from(closed.lasted_ticks) * TICK_MS;
             log::debug!("stream ended reason={} lasted_ms={lasted_ms}", closed.reason.as_str());
         }

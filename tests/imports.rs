@@ -14,6 +14,7 @@ const LAYERS: [(&str, &[&str]); 4] = [
     (
         "shell",
         &[
+            "allocator",
             "cli",
             "client",
             "clock",
@@ -41,7 +42,7 @@ const RESERVED: [(&str, &[&str]); 8] = [
     ("redb::", &["journal/redb.rs"]),
     ("monoio::", &["driver.rs"]),
     ("io_uring::", &["stream_ring.rs"]),
-    ("unsafe ", &["driver.rs", "stream_ring.rs"]),
+    ("unsafe ", &["allocator.rs", "driver.rs", "stream_ring.rs"]),
     (
         "rustix::net",
         &["deadlines.rs", "event_loop.rs", "exchange/", "server.rs", "stream_ring.rs", "worker.rs"],
