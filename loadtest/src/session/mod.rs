@@ -1,0 +1,627 @@
+//! A measurement under way: the server looked at, its streams made, the load processes started,
+//! and what they tell written down moment by moment.
+
+mod error;
+mod prepare;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+pub use self::error::{Error, above_zero, at_least_one};
+use self::prepare::{make_streams, probe, processes};
+use crate::{
+    clock,
+    fleet::Fleet,
+    options::Options,
+    process::{self, ServerProcesses},
+    progress::Progress,
+    protocol::Assignment,
+    publisher::{Outcome, Plan, Publisher, Schedule, Written},
+    report::{Figure, Machine, Report, Series, Unit, Violation},
+    tally::{Counters, merge_violations},
+    target::{Batch, Target},
+};
+
+/// How often counts are written down.
+const SAMPLE_EVERY: Duration = Duration::from_millis(500);
+/// How long the coordinator listens before it looks around.
+const LISTEN: Duration = Duration::from_millis(20);
+/// Publishing on more connections than this gains nothing.
+const PUBLISHERS_MAX: usize = 64;
+/// Requests under way on a connection that publishes on a schedule.
+const PUBLISH_DEPTH: usize = 16;
+/// Beside what one connection may take, opening may stand still for so long.
+const PATIENCE_BESIDE: Duration = Duration::from_secs(5);
+/// When the load took more than this share of its processors, it may have been the bottleneck.
+const LOAD_CPU_SHARE_MAX: f64 = 0.9;
+
+/// How many subscribers of how many streams.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    /// Subscribers in all.
+    pub subscribers: usize,
+    /// Streams that they share.
+    pub streams: usize,
+    /// Whether one whose stream the server ended comes back.
+    pub come_back: bool,
+}
+
+/// A measurement under way.
+#[derive(Debug)]
+pub struct Session {
+    /// What it was asked for.
+    pub options: Options,
+    /// How the server is talked to.
+    pub target: Target,
+    /// The streams' names.
+    pub streams: Vec<String>,
+    /// The load processes.
+    pub fleet: Fleet,
+    /// The server's processes, where they are on this machine and can be seen.
+    pub server: Option<ServerProcesses>,
+    /// The report so far.
+    pub report: Report,
+    /// Set when the user wants it to end.
+    pub stop: Arc<AtomicBool>,
+    /// Subscribers in all.
+    pub subscribers: usize,
+    /// Whether those whose stream has ended come back by themselves.
+    comes_back: bool,
+    token: u32,
+    quiet: bool,
+    began: Instant,
+    next_sample: Instant,
+    sampled: Sample,
+    /// What was published on each stream so far.
+    written: Vec<Written>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    at: Instant,
+    events: u64,
+    server_cpu_ns: u64,
+}
+
+/// What a scenario runs under: whether it shows progress, and how it is stopped.
+#[derive(Clone, Debug, Default)]
+pub struct Control {
+    /// Set when the user wants it to end.
+    pub stop: Arc<AtomicBool>,
+    /// Whether nothing is shown meanwhile.
+    pub quiet: bool,
+}
+
+impl Session {
+    /// Looks at the server, makes the streams and starts the load processes.
+    ///
+    /// # Errors
+    /// When an option is wrong, the server does not answer as it should, or a limit of the machine
+    /// is too low.
+    pub fn begin(
+        command: &str,
+        options: &Options,
+        size: Size,
+        control: &Control,
+    ) -> Result<Self, Error> {
+        let target = options.target()?;
+        let Size { subscribers, streams, come_back } = size;
+        at_least_one("--in-flight", options.in_flight)?;
+        let processes = processes(subscribers, options.processes)?;
+        let token = (clock::now_ns() / 1_000) as u32 ^ std::process::id().rotate_left(16);
+        let names = make_streams(&target, token, streams, options.timeout, control.quiet)?;
+        if subscribers > 0 {
+            probe(&target, &names[0], options.timeout)?;
+        }
+        let address = target.subscribe.url.address;
+        let server = if options.server_pids.is_empty() {
+            address.ip().is_loopback().then(|| ServerProcesses::listening_at(address)).flatten()
+        } else {
+            Some(ServerProcesses::of(options.server_pids.clone()))
+        };
+        let share = subscribers.div_ceil(processes).max(1);
+        let assignment = |first: usize| Assignment {
+            target: target.clone(),
+            token,
+            streams: names.clone(),
+            first,
+            count: share.min(subscribers - first),
+            sources: options.sources(&target),
+            in_flight: options.in_flight.div_ceil(processes),
+            timeout: options.timeout,
+            stall: options.stall,
+            come_back,
+        };
+        let assignments: Vec<_> = (0..subscribers).step_by(share).map(assignment).collect();
+        let now = Instant::now();
+        let cpu = server.as_ref().map_or(0, ServerProcesses::cpu_ns);
+        Ok(Self {
+            report: new_report(command, &target, options),
+            written: vec![Written::default(); names.len()],
+            fleet: Fleet::start(&assignments)?,
+            options: options.clone(),
+            target,
+            streams: names,
+            server,
+            stop: Arc::clone(&control.stop),
+            subscribers,
+            comes_back: come_back,
+            token,
+            quiet: control.quiet,
+            began: now,
+            next_sample: now,
+            sampled: Sample { at: now, events: 0, server_cpu_ns: cpu },
+        })
+    }
+
+    /// Whether the user wants it to end.
+    pub fn is_stopped(&self) -> bool {
+        self.stop.load(Relaxed)
+    }
+
+    /// Goes on until `done` says how much of `total` is done and that is all of it, until nothing
+    /// more has happened for `patience`, or until it is stopped. Says whether all was done.
+    ///
+    /// # Errors
+    /// When a load process fails.
+    pub fn wait(
+        &mut self,
+        what: &str,
+        total: u64,
+        patience: Option<Duration>,
+        mut done: impl FnMut(&Counters) -> u64,
+    ) -> Result<bool, Error> {
+        let mut progress = Progress::begin(what, total, self.quiet);
+        let mut last = (0, Instant::now());
+        loop {
+            let counters = self.step()?;
+            let so_far = done(&counters);
+            progress.set(so_far, total, &self.remark(&counters));
+            if so_far >= total {
+                return Ok(true);
+            }
+            // What comes again is no progress, and neither is who leaves and comes back: that may
+            // go on for ever.
+            let again = self.fleet.violations().into_iter().filter(|found| found.kind != "missing");
+            let again: u64 = again.map(|found| found.count).sum();
+            let signs_of_life = counters.events.saturating_sub(again) + so_far;
+            if signs_of_life > last.0 {
+                last = (signs_of_life, Instant::now());
+            }
+            if self.is_stopped() || patience.is_some_and(|patience| last.1.elapsed() > patience) {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Goes on for so long, or until it is stopped.
+    ///
+    /// # Errors
+    /// When a load process fails.
+    pub fn hold(&mut self, what: &str, duration: Duration) -> Result<(), Error> {
+        let began = Instant::now();
+        let total = duration.as_millis() as u64;
+        let elapsed = |_: &Counters| began.elapsed().as_millis() as u64;
+        self.wait(what, total, None, elapsed).map(drop)
+    }
+
+    /// Looks at the server before anything is done to it, so that its figures have a beginning.
+    ///
+    /// # Errors
+    /// When a load process fails.
+    pub fn look(&mut self) -> Result<(), Error> {
+        self.hold("looking at the server", self.options.settle / 2)
+    }
+
+    /// Leaves all alone until memory is what it will stay.
+    ///
+    /// # Errors
+    /// When a load process fails.
+    pub fn settle(&mut self) -> Result<(), Error> {
+        self.hold("settling", self.options.settle)
+    }
+
+    /// Whether nothing is to be shown meanwhile.
+    pub fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
+    /// Something begins; `total` is how much of it there is.
+    pub fn begin_progress(&self, what: &str, total: u64) -> Progress {
+        Progress::begin(what, total, self.quiet)
+    }
+
+    /// Looks anew which processes listen at the server's port, as after a restart.
+    pub fn find_server(&mut self) {
+        if self.options.server_pids.is_empty()
+            && let Some(server) = ServerProcesses::listening_at(self.target.subscribe.url.address)
+        {
+            self.server = Some(server);
+        }
+    }
+
+    /// Opens all subscribers that are closed and waits until each is open or has failed. What is
+    /// not opened while nothing happens has failed too.
+    ///
+    /// # Errors
+    /// When a load process fails.
+    pub fn open(&mut self, per_second: Option<f64>) -> Result<(), Error> {
+        self.fleet.open(per_second)?;
+        let total = self.subscribers as u64;
+        let between = per_second.map_or(0.0, |rate| self.fleet.processes() as f64 / rate);
+        let between = Duration::try_from_secs_f64(between).unwrap_or(Duration::MAX);
+        let patience = self.options.timeout.saturating_add(PATIENCE_BESIDE).saturating_add(between);
+        let closed = |counters: &Counters| (counters.waiting + counters.connecting).min(total);
+        let are_open = self.wait("opening subscribers", total, Some(patience), |counters| {
+            total - closed(counters)
+        })?;
+        let left = closed(&self.fleet.counters());
+        // One that comes back by itself has been open, or its failures were counted.
+        if !are_open && !self.comes_back && !self.is_stopped() {
+            self.add_failures(&BTreeMap::from([("not opened in time".into(), left)]));
+        }
+        Ok(())
+    }
+
+    /// Closes all subscribers.
+    ///
+    /// # Errors
+    /// When a load process fails.
+    pub fn cut(&mut self) -> Result<(), Error> {
+        self.fleet.tell(&crate::protocol::Command::Cut)?;
+        let total = self.subscribers as u64;
+        self.wait("closing subscribers", total, None, |counters| {
+            total - (counters.open + counters.connecting).min(total)
+        })?;
+        Ok(())
+    }
+
+    /// Publishes `batches` batches, one each `every`, and goes on meanwhile.
+    ///
+    /// # Errors
+    /// When the server does not take the connections, or a load process fails.
+    pub fn publish(
+        &mut self,
+        what: &str,
+        batch: usize,
+        batches: u64,
+        every: Duration,
+    ) -> Result<Outcome, Error> {
+        let publisher = self.start_publishing(batch, batches, every)?;
+        let requests = if self.target.batch == Batch::Single { batch as u64 } else { 1 };
+        let mut progress = Progress::begin(what, batches * requests, self.quiet);
+        while !publisher.is_finished() {
+            let counters = self.step()?;
+            if self.is_stopped() {
+                publisher.interrupt();
+            }
+            let done = publisher.progress().requests.load(Relaxed);
+            progress.set(done, batches * requests, &self.remark(&counters));
+        }
+        self.finish_publishing(publisher)
+    }
+
+    /// Begins to publish on the subscribers' streams.
+    ///
+    /// # Errors
+    /// When the server does not take the connections.
+    pub fn start_publishing(
+        &self,
+        batch: usize,
+        batches: u64,
+        every: Duration,
+    ) -> Result<Publisher, Error> {
+        start(Plan {
+            numbers_before: self.written.iter().map(|written| written.last).collect(),
+            ..self.plan(
+                self.streams.clone(),
+                LoadPlan {
+                    connections: self.streams.len().min(PUBLISHERS_MAX),
+                    depth: if self.target.pipelining { PUBLISH_DEPTH } else { 1 },
+                    batch,
+                    schedule: Schedule::Paced { every, batches },
+                },
+            )
+        })
+    }
+
+    /// Waits for the end of what [`Self::start_publishing`] began, and keeps what the subscribers
+    /// are to have then.
+    ///
+    /// # Errors
+    /// When publishing failed on this side.
+    pub fn finish_publishing(&mut self, publisher: Publisher) -> Result<Outcome, Error> {
+        let outcome = publisher.join()?;
+        for more in &outcome.written {
+            let written = &mut self.written[more.stream as usize];
+            written.last = more.last;
+            written.unknown.extend_from_slice(&more.unknown);
+        }
+        self.add_failures(&outcome.failures);
+        Ok(outcome)
+    }
+
+    /// Begins to publish on streams that nobody of this measurement subscribes to.
+    ///
+    /// # Errors
+    /// When the server does not take the connections.
+    pub fn start_load(&self, streams: Vec<String>, load: LoadPlan) -> Result<Publisher, Error> {
+        // Their marks tell them apart from the subscribers' own streams.
+        start(Plan { first_stream: self.streams.len() as u32, ..self.plan(streams, load) })
+    }
+
+    /// Makes further streams.
+    ///
+    /// # Errors
+    /// When the server does not make them.
+    pub fn make_streams(&self, count: usize) -> Result<Vec<String>, Error> {
+        make_streams(&self.target, !self.token, count, self.options.timeout, true)
+    }
+
+    fn plan(&self, streams: Vec<String>, load: LoadPlan) -> Plan {
+        let LoadPlan { connections, depth, batch, schedule } = load;
+        Plan {
+            target: self.target.clone(),
+            token: self.token,
+            streams,
+            first_stream: 0,
+            numbers_before: Vec::new(),
+            connections,
+            depth,
+            batch,
+            payload_bytes: self.options.payload_bytes,
+            timeout: self.options.timeout,
+            schedule,
+        }
+    }
+
+    /// Publishes without subscribers, and goes on meanwhile.
+    ///
+    /// # Errors
+    /// As [`Self::start_publishing`].
+    pub fn load(&mut self, what: &str, load: LoadPlan) -> Result<Outcome, Error> {
+        let schedule = load.schedule;
+        let publisher = start(self.plan(self.streams.clone(), load))?;
+        let began = Instant::now();
+        let total = match schedule {
+            Schedule::Closed { duration } => duration,
+            Schedule::Paced { every, batches } => every * batches as u32,
+        }
+        .as_millis() as u64;
+        let mut progress = Progress::begin(what, total, self.quiet);
+        let mut before = (Instant::now(), 0);
+        while !publisher.is_finished() {
+            std::thread::sleep(LISTEN);
+            if self.is_stopped() {
+                publisher.interrupt();
+            }
+            let events = publisher.progress().events.load(Relaxed);
+            if before.0.elapsed() >= SAMPLE_EVERY {
+                let rate = (events - before.1) as f64 / before.0.elapsed().as_secs_f64();
+                before = (Instant::now(), events);
+                self.point("appended", "events appended", Unit::PerSecond, rate);
+                self.sample_server();
+            }
+            let remark = format!("{events} events");
+            progress.set(began.elapsed().as_millis() as u64, total, &remark);
+        }
+        let outcome = publisher.join()?;
+        self.add_failures(&outcome.failures);
+        Ok(outcome)
+    }
+
+    /// Each subscriber should have by now, or soon, what was published.
+    ///
+    /// # Errors
+    /// When a load process fails.
+    pub fn expect(&mut self, since_ns: Option<u64>) -> Result<(), Error> {
+        let published = self.written.iter().map(Written::published).collect();
+        Ok(self.fleet.expect(published, since_ns)?)
+    }
+
+    /// Waits until all but those that have failed have what is expected.
+    ///
+    /// # Errors
+    /// When a load process fails.
+    pub fn catch_up(&mut self, what: &str, patience: Duration) -> Result<bool, Error> {
+        let total = self.subscribers as u64;
+        self.wait(what, total, Some(patience), |counters| total - counters.lacking.min(total))
+    }
+
+    /// Names the measurement: it stands in every mark.
+    pub fn token(&self) -> u32 {
+        self.token
+    }
+
+    /// Ends the load processes, and gives the report.
+    ///
+    /// # Errors
+    /// When a load process fails.
+    pub fn finish(mut self) -> Result<Report, Error> {
+        let interrupted = self.is_stopped();
+        if self.subscribers > 0 {
+            self.fleet.finish(!interrupted)?;
+        }
+        let counters = self.fleet.counters();
+        let failures = self.fleet.failures();
+        self.add_failures(&failures);
+        let violations = self.fleet.violations();
+        self.add_violations(&violations);
+        let processes = self.fleet.processes();
+        if counters.events > 0 {
+            self.figure("events_checked", "events checked", Unit::Count, counters.events as f64);
+        }
+        if self.subscribers > 0 {
+            let memory = counters.memory as f64 / self.subscribers as f64;
+            let label = "load tester's own memory per subscriber";
+            self.figure("load_memory_per_subscriber", label, Unit::Bytes, memory);
+        }
+        let seconds = self.began.elapsed().as_secs_f64();
+        let available = std::thread::available_parallelism().map_or(1, usize::from);
+        let cores = processes.clamp(1, available) as f64;
+        if clock::seconds(counters.cpu_ns) / seconds / cores > LOAD_CPU_SHARE_MAX {
+            self.report.remarks.push(
+                "The load processes were busy nearly all the time: they, not the server, may have \
+                 been the limit."
+                    .into(),
+            );
+        }
+        if self.server.is_none() {
+            self.report.remarks.push(
+                "The server's processes are not known (it is on another machine, or hidden): no \
+                 figures of its memory and processor time. --server-pid names them."
+                    .into(),
+            );
+        }
+        if self.server.as_ref().is_some_and(|server| !server.are_alive()) {
+            *self.report.failures.entry("the server has ended".into()).or_default() += 1;
+        }
+        self.report.interrupted = interrupted;
+        self.report.seconds = seconds;
+        Ok(self.report)
+    }
+
+    /// Adds a figure to the report.
+    pub fn figure(&mut self, name: &str, label: &str, unit: Unit, value: f64) {
+        let (name, label) = (name.to_owned(), label.to_owned());
+        self.report.figures.push(Figure { name, label, value, unit });
+    }
+
+    /// Adds a parameter to the report.
+    pub fn parameter(&mut self, name: &str, value: impl std::fmt::Display) {
+        self.report.parameters.push((name.into(), value.to_string()));
+    }
+
+    /// Adds what failed elsewhere.
+    pub fn add_failures(&mut self, failures: &BTreeMap<String, u64>) {
+        for (kind, count) in failures {
+            *self.report.failures.entry(kind.clone()).or_default() += count;
+        }
+    }
+
+    /// Adds what was found broken elsewhere.
+    pub fn add_violations(&mut self, violations: &[Violation]) {
+        merge_violations(&mut self.report.violations, violations);
+    }
+
+    /// Memory of the server's processes in bytes: anonymous and shared.
+    pub fn memory(&self) -> Option<process::Memory> {
+        self.server.as_ref().map(ServerProcesses::memory)
+    }
+
+    /// Processor time of the server's processes in nanoseconds.
+    pub fn server_cpu_ns(&self) -> Option<u64> {
+        self.server.as_ref().map(ServerProcesses::cpu_ns)
+    }
+
+    /// Listens for a moment and writes down what is due.
+    ///
+    /// # Errors
+    /// When a load process fails.
+    pub fn step(&mut self) -> Result<Counters, Error> {
+        self.fleet.listen(LISTEN)?;
+        let counters = self.fleet.counters();
+        if Instant::now() >= self.next_sample {
+            self.next_sample = Instant::now() + SAMPLE_EVERY;
+            self.sample(&counters);
+        }
+        Ok(counters)
+    }
+
+    fn sample(&mut self, counters: &Counters) {
+        self.point("connections", "open subscribers", Unit::Count, counters.open as f64);
+        let elapsed = self.sampled.at.elapsed().as_secs_f64();
+        let rate = (counters.events - self.sampled.events) as f64 / elapsed;
+        self.point("deliveries", "deliveries", Unit::PerSecond, rate);
+        let lately = &self.fleet.delivery_lately;
+        if lately.count() > 0 {
+            let [p50, p99] = [0.5, 0.99].map(|quantile| clock::seconds(lately.quantile(quantile)));
+            self.fleet.delivery_lately.take();
+            self.point("latency_p50", "delivery latency, p50", Unit::Seconds, p50);
+            self.point("latency_p99", "delivery latency, p99", Unit::Seconds, p99);
+        }
+        let label = "load tester's memory";
+        self.point("load_memory", label, Unit::Bytes, counters.memory as f64);
+        self.sampled.events = counters.events;
+        self.sample_server();
+    }
+
+    fn sample_server(&mut self) {
+        let elapsed = self.sampled.at.elapsed().as_secs_f64();
+        self.sampled.at = Instant::now();
+        let Some(server) = &self.server else { return };
+        let (memory, cpu) = (server.memory().anonymous, server.cpu_ns());
+        let share = clock::seconds(cpu.saturating_sub(self.sampled.server_cpu_ns)) / elapsed;
+        self.sampled.server_cpu_ns = cpu;
+        self.point("server_memory", "server's memory (RssAnon)", Unit::Bytes, memory as f64);
+        self.point("server_cpu", "server's processor time", Unit::Share, share);
+    }
+
+    fn point(&mut self, name: &str, label: &str, unit: Unit, value: f64) {
+        let at = (self.began.elapsed().as_secs_f64(), value);
+        let series = &mut self.report.series;
+        match series.iter_mut().find(|series| series.name == name) {
+            Some(series) => series.points.push(at),
+            None => series.push(Series {
+                name: name.into(),
+                label: label.into(),
+                unit,
+                points: vec![at],
+            }),
+        }
+    }
+
+    /// What to show of the counts meanwhile.
+    pub fn remark(&self, counters: &Counters) -> String {
+        let failed: u64 = self.fleet.failures().values().sum();
+        let failed = if failed > 0 { format!(", {failed} failed") } else { String::new() };
+        format!("{} open, {} events{failed}", counters.open, counters.events)
+    }
+}
+
+/// Load without subscribers.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadPlan {
+    /// How many connections publish.
+    pub connections: usize,
+    /// Requests under way on each.
+    pub depth: usize,
+    /// Events a request.
+    pub batch: usize,
+    /// When to publish.
+    pub schedule: Schedule,
+}
+
+fn start(plan: Plan) -> Result<Publisher, Error> {
+    let url = plan.target.publish.url.text();
+    Publisher::start(plan).map_err(|error| Error::Unreachable { url, error })
+}
+
+fn new_report(command: &str, target: &Target, options: &Options) -> Report {
+    let parameter = |name: &str, value: String| (name.to_owned(), value);
+    Report {
+        command: command.into(),
+        command_line: std::env::args().collect::<Vec<_>>().join(" "),
+        tool: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).into(),
+        began_at: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+        seconds: 0.0,
+        interrupted: false,
+        machine: Machine::read(),
+        parameters: vec![
+            parameter("target", target.subscribe.url.text()),
+            parameter("preset", options.preset.clone()),
+        ],
+        figures: Vec::new(),
+        latencies: Vec::new(),
+        series: Vec::new(),
+        violations: Vec::new(),
+        failures: BTreeMap::new(),
+        remarks: Vec::new(),
+    }
+}
