@@ -72,6 +72,11 @@ impl Server {
         self.journal.path()
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the server runs").id()
+    }
+
     /// Its flags, for messages.
     pub fn arguments(&self) -> String {
         self.arguments.join(" ")

@@ -1,0 +1,192 @@
+//! Connections that come and go in every way leave nothing behind: no descriptor, no memory, and
+//! no subscriber that is taken for its successor.
+//!
+//! `CONNECTIONS=1000000 cargo test --release --test churn` takes some minutes.
+
+mod support;
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpStream},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    thread,
+    time::Duration,
+};
+
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use rustix::net::{AddressFamily, SocketType, sockopt};
+use support::{Server, eventually, from_environment, seeded};
+
+const THREADS: usize = 4;
+/// Subscribers that stay and must get each event once, whoever comes and goes beside them.
+const WITNESSES: usize = 8;
+/// Each is larger than a client takes that does not read, so that sends stop in its middle.
+const EVENT_BYTES: usize = 64 * 1024;
+const HISTORY_EVENTS: u64 = 30;
+const APPEND_EVERY: Duration = Duration::from_millis(20);
+/// What a server may have more afterwards: a tail with some events, and what an allocator keeps.
+const MEMORY_LEFT_MAX: u64 = 48 << 20;
+
+/// How a client leaves.
+#[derive(Clone, Copy, Debug)]
+enum Leave {
+    /// Before it has asked for anything.
+    AtOnce,
+    /// With half a request.
+    WithHalfARequest,
+    /// As soon as its request is out.
+    BeforeTheHead,
+    /// With a reset, while it is written to.
+    WithAReset,
+    /// In order, after it has read something.
+    InOrder,
+    /// By ending its half, and waiting for the server's end.
+    HalfClosed,
+}
+
+const WAYS: [Leave; 6] = [
+    Leave::AtOnce,
+    Leave::WithHalfARequest,
+    Leave::BeforeTheHead,
+    Leave::WithAReset,
+    Leave::InOrder,
+    Leave::HalfClosed,
+];
+
+/// A connection whose client takes little.
+fn connect(address: SocketAddr, source: u8) -> TcpStream {
+    let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)
+        .expect("there are descriptors");
+    sockopt::set_socket_recv_buffer_size(&socket, 4096).expect("it is a socket");
+    // Ports rest for a minute after their use, so there must be more than one address has.
+    let source: SocketAddr = ([127, 77, 0, source], 0).into();
+    rustix::net::bind(&socket, &source).expect("there are ports");
+    rustix::net::connect(&socket, &address).expect("the server listens");
+    TcpStream::from(socket)
+}
+
+/// Comes and goes. Errors are the point: the server may be gone first.
+fn come_and_go(address: SocketAddr, run: u64, leave: Leave, random: &mut StdRng) {
+    let mut socket = connect(address, random.random_range(1..=250));
+    let request = format!("GET /runs/{run}/events/stream HTTP/1.1\r\nHost: test\r\n\r\n");
+    let mut piece = [0; 4096];
+    match leave {
+        Leave::AtOnce => {}
+        Leave::WithHalfARequest => {
+            let _ = socket.write_all(&request.as_bytes()[..request.len() / 2]);
+        }
+        Leave::BeforeTheHead => {
+            let _ = socket.write_all(request.as_bytes());
+        }
+        Leave::WithAReset => {
+            let _ = socket.write_all(request.as_bytes());
+            let _ = socket.read(&mut piece);
+            let _ = sockopt::set_socket_linger(&socket, Some(Duration::ZERO));
+        }
+        Leave::InOrder => {
+            let _ = socket.write_all(request.as_bytes());
+            for _ in 0..random.random_range(1..8) {
+                let _ = socket.read(&mut piece);
+            }
+        }
+        Leave::HalfClosed => {
+            let _ = socket.write_all(request.as_bytes());
+            let _ = socket.shutdown(Shutdown::Write);
+            while socket.read(&mut piece).is_ok_and(|count| count > 0) {}
+        }
+    }
+}
+
+fn descriptors(server: &Server) -> usize {
+    fs::read_dir(format!("/proc/{}/fd", server.pid())).expect("the server runs").count()
+}
+
+fn memory(server: &Server) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
+}
+
+fn connections_come_and_go(server: &Server, connections: usize) {
+    let run = server.new_run();
+    let text = format!("\"{}\"", "x".repeat(EVENT_BYTES));
+    let mut last = 0;
+    for _ in 0..HISTORY_EVENTS {
+        last = server.append(run, "STEP", &text);
+    }
+    let target = format!("/runs/{run}/events/stream?after_id={last}");
+    let witnesses: Vec<_> = (0..WITNESSES).map(|_| server.stream(&target)).collect();
+    eventually("the witnesses are there", || {
+        (server.json("/worker")["workers"][0]["streams"] == WITNESSES).then_some(())
+    });
+    let (files, bytes) = (descriptors(server), memory(server));
+
+    let mut random = seeded();
+    let done = AtomicUsize::new(0);
+    let is_over = AtomicBool::new(false);
+    let (is_over, done) = (&is_over, &done);
+    let appended = thread::scope(|scope| {
+        let witnesses: Vec<_> = witnesses
+            .into_iter()
+            .map(|mut witness| {
+                scope.spawn(move || {
+                    let mut ids = Vec::new();
+                    while let Some(event) = witness.event() {
+                        ids.push(event.id.expect("an event has an id"));
+                    }
+                    ids
+                })
+            })
+            .collect();
+        let comers: Vec<_> = (0..THREADS)
+            .map(|_| {
+                let mut random = StdRng::seed_from_u64(random.random());
+                scope.spawn(move || {
+                    while done.fetch_add(1, Relaxed) < connections {
+                        let way = WAYS[random.random_range(0..WAYS.len())];
+                        come_and_go(server.address(), run, way, &mut random);
+                    }
+                })
+            })
+            .collect();
+        let publisher = scope.spawn(move || {
+            let mut ids = Vec::new();
+            while !is_over.load(Relaxed) {
+                // Small ones, so that the tail and the journal stay small however long it takes.
+                ids.push(server.append(run, "TICK", "null"));
+                thread::sleep(APPEND_EVERY);
+            }
+            ids
+        });
+        for comer in comers {
+            comer.join().expect("it does not panic");
+        }
+        is_over.store(true, Relaxed);
+        let mut appended = publisher.join().expect("it does not panic");
+        eventually("only the witnesses are left", || {
+            (server.json("/worker")["workers"][0]["streams"] == WITNESSES).then_some(())
+        });
+        // Their last event has the id after those.
+        server.end(run, "completed").expect(200);
+        let end = server.json(&format!("/runs/{run}"))["last_event_id"].as_u64().unwrap();
+        appended.push(end);
+        for witness in witnesses {
+            assert_eq!(witness.join().expect("it does not panic"), appended);
+        }
+        appended.len()
+    });
+    assert!(appended > 1);
+    eventually("all descriptors are closed", || {
+        (descriptors(server) <= files - WITNESSES).then_some(())
+    });
+    eventually("memory goes back", || (memory(server) < bytes + MEMORY_LEFT_MAX).then_some(()));
+}
+
+#[test]
+fn connections_that_come_and_go_leave_nothing() {
+    let connections = from_environment("CONNECTIONS", 4_000);
+    for server in Server::with_each_driver(&[]) {
+        connections_come_and_go(&server, connections);
+    }
+}
