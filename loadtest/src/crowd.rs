@@ -63,7 +63,8 @@ pub struct Crowd {
     /// Connections begun so far: chooses the source address.
     begun: usize,
     next_tick_ns: u64,
-    /// Keepalives at the last tick.
+    /// When the last tick was, and how many keepalives there were.
+    ticked_ns: u64,
     keepalives: u64,
     buffer: Box<[u8]>,
     room: Vec<Marker>,
@@ -133,6 +134,7 @@ impl Crowd {
             deadlines: VecDeque::new(),
             begun: 0,
             next_tick_ns: now + TICK_NS,
+            ticked_ns: now,
             keepalives: 0,
             buffer: vec![0; READ_BYTES].into(),
             room: Vec::new(),
@@ -245,10 +247,15 @@ impl Crowd {
     }
 
     fn tick(&mut self, finished: bool) -> Tick {
+        let now = clock::now_ns();
+        let elapsed = now - std::mem::replace(&mut self.ticked_ns, now);
         let counters = &mut self.tally.counters;
-        let lately =
-            counters.keepalives - std::mem::replace(&mut self.keepalives, counters.keepalives);
-        counters.keepalives_peak = counters.keepalives_peak.max(lately);
+        let before = std::mem::replace(&mut self.keepalives, counters.keepalives);
+        // A tick that comes late has gathered more. One of a few ms says nothing.
+        if elapsed > TICK_NS / 2 {
+            let lately = (counters.keepalives - before) * TICK_NS / elapsed;
+            counters.keepalives_peak = counters.keepalives_peak.max(lately);
+        }
         self.tally.counters.waiting = (self.closed.len() + self.resting.len()) as u64;
         let lacks = |slot: &&Slot| !slot.failed && !slot.subscriber.has_all();
         self.tally.counters.lacking = self.slots.iter().filter(lacks).count() as u64;

@@ -68,7 +68,7 @@ pub struct Counters {
     pub bytes: u64,
     /// Comments and heartbeat events.
     pub keepalives: u64,
-    /// The most of them in one tick of a load process; over several of these the sum.
+    /// The most of them in 100 ms; over several processes the sum.
     pub keepalives_peak: u64,
     /// Subscribers that lack something of what is expected, but for those that have failed.
     pub lacking: u64,
