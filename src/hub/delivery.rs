@@ -71,11 +71,11 @@ impl Hub {
         subscriber.last_sent = self.now;
         let is_whole = match sent.source {
             Source::Outbox(outbox) => {
-                subscriber.flags.wrote();
+                subscriber.flags.set(Flags::KEEPALIVE_DUE, false);
                 self.outboxes[outbox as usize].took(count)
             }
             Source::Tail { view, offset } => {
-                subscriber.flags.wrote();
+                subscriber.flags.set(Flags::KEEPALIVE_DUE, false);
                 let tail = &self.views[view].tail;
                 let end = offset + tail.read(offset).len() as u64;
                 subscriber.offset = offset + count as u64;

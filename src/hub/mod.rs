@@ -410,10 +410,7 @@ impl Hub {
             phase,
             flags,
         }) as u32;
-        // From the first moment spread over the second half of the interval, so that those which
-        // came together do not beat together.
-        let interval = self.config.keepalive_ticks;
-        let deadline = self.now.plus(interval - self.random_below(interval.div_ceil(2)));
+        let deadline = self.now.plus(self.first_silence());
         self.wheel.arm(&mut self.subscribers, key, deadline);
         key
     }

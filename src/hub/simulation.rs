@@ -15,7 +15,7 @@
 //! - who is open when the world has come to rest has everything; who was told that the runs have
 //!   ended had everything; nobody waits for an end that has been;
 //! - a stream whose socket takes bytes is never silent for longer than the keepalive interval, and
-//!   no keepalive comes within half of it.
+//!   no keepalive comes within a third of it.
 //!
 //! `SEED=… cargo test simulation` has one world again, `SIMULATIONS=…` says how many there are.
 
@@ -674,7 +674,7 @@ impl World {
             let result = client.take(bytes, &mut self.rng);
             if let Ok(count) = result {
                 client.silent_since = self.now;
-                client.twin.quiet_ticks_min = self.hub.config.keepalive_ticks / 2;
+                client.twin.quiet_ticks_min = self.hub.config.keepalive_ticks / 3;
                 client.twin.hear(&bytes[..count], self.now, &self.journal, &mut self.coverage);
             }
             if let Some(token) = self.hub.handle_sent(outgoing, result) {

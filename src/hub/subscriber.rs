@@ -61,23 +61,15 @@ impl Flags {
     pub(super) const PLANNED: Flags = Flags(1 << 1);
     /// The timer wants something written.
     pub(super) const KEEPALIVE_DUE: Flags = Flags(1 << 2);
-    /// Something other than a keepalive was written since the timer was armed.
-    pub(super) const WROTE: Flags = Flags(1 << 3);
     /// Keepalives are heartbeat events.
-    pub(super) const HEARTBEAT: Flags = Flags(1 << 4);
+    pub(super) const HEARTBEAT: Flags = Flags(1 << 3);
     /// The timer is the one that ends it.
-    pub(super) const DRAINING: Flags = Flags(1 << 5);
+    pub(super) const DRAINING: Flags = Flags(1 << 4);
     /// A `unix:` peer, for which the kernel has no timeout.
-    pub(super) const LOCAL: Flags = Flags(1 << 6);
+    pub(super) const LOCAL: Flags = Flags(1 << 5);
 
     pub(super) fn has(self, flag: Flags) -> bool {
         self.0 & flag.0 != 0
-    }
-
-    /// Notes that something other than a keepalive was written, so that none is due.
-    pub(super) fn wrote(&mut self) {
-        self.set(Flags::WROTE, true);
-        self.set(Flags::KEEPALIVE_DUE, false);
     }
 
     pub(super) fn set(&mut self, flag: Flags, on: bool) {

@@ -1,7 +1,8 @@
 //! What time does to a stream: keepalives, probes, and the end of the server.
 //!
 //! A timer is not moved by each write. It fires, finds that something was said meanwhile, and is
-//! armed again for what is left: a fan-out would otherwise touch three entries for each send.
+//! armed again: a fan-out would otherwise touch three entries for each send. So the timers stay
+//! apart too, when something was said to all at once.
 
 use std::time::Duration;
 
@@ -22,6 +23,26 @@ pub(super) const PROBE_TICKS: u32 = (PROBE_INTERVAL_MS / TICK_MS) as u32;
 
 /// How long a goodbye may take.
 const GOODBYE_TICKS: u32 = (GOODBYE_MS_MAX / TICK_MS) as u32;
+
+/// No keepalive comes after a shorter silence than this.
+pub(super) fn silence_least(interval: u32) -> u32 {
+    interval.div_ceil(3)
+}
+
+/// How long from one keepalive to the next. Each subscriber has a beat of its own in the interval,
+/// and all beats together are level, which random first silences alone are not: they leave a third
+/// of each interval empty. The beat is met after one silence or two, and kept from then on.
+fn until_beat(key: u32, now: Tick, interval: u32) -> u32 {
+    // Fibonacci hashing: keys that follow each other are far apart.
+    let beat = (u64::from(key.wrapping_mul(0x9E37_79B9)) * u64::from(interval)) >> 32;
+    let distance = (beat as u32 + interval - now.0 % interval) % interval;
+    let least = silence_least(interval);
+    match distance {
+        0 => interval,
+        near if near < least => near + least,
+        far => far,
+    }
+}
 
 impl Hub {
     /// Tells the hub what time it is, without anything becoming due.
@@ -64,26 +85,28 @@ impl Hub {
         if subscriber.phase == Phase::Probe {
             interval = PROBE_TICKS;
         } else {
-            let silent = subscriber.last_sent.until(now);
-            let half = interval.div_ceil(2);
-            let (least, wait) = if subscriber.flags.has(Flags::WROTE) {
-                // Something was said since. A fan-out speaks to all at once, so the silence after
-                // it is spread again.
-                subscriber.flags.set(Flags::WROTE, false);
-                let wait = interval - self.random_below(half);
-                (wait, wait)
-            } else {
-                // The last keepalive may have had to wait for room.
-                (half, interval)
-            };
-            if silent < least {
-                self.wheel.arm(&mut self.subscribers, key, now.plus(wait - silent));
+            let least = silence_least(interval);
+            if subscriber.last_sent.until(now) < least {
+                // Something was said not long ago, perhaps to all: each waits on from its own beat,
+                // so that they stay apart.
+                self.wheel.arm(&mut self.subscribers, key, now.plus(least));
                 return;
             }
         }
         self.subscribers[key].flags.set(Flags::KEEPALIVE_DUE, true);
         self.ready.push_back(key);
-        self.wheel.arm(&mut self.subscribers, key, now.plus(interval));
+        let wait = match self.subscribers[key].phase {
+            Phase::Probe => interval,
+            _ => until_beat(key, now, interval),
+        };
+        self.wheel.arm(&mut self.subscribers, key, now.plus(wait));
+    }
+
+    /// How long a stream may be silent before its first keepalive, at random, so that streams which
+    /// came together do not beat together.
+    pub(super) fn first_silence(&mut self) -> u32 {
+        let interval = self.config.keepalive_ticks;
+        interval - self.random_below(interval - silence_least(interval) + 1)
     }
 
     /// What a quiet stream says.
@@ -150,5 +173,41 @@ impl Hub {
         self.random ^= self.random >> 27;
         let high = (self.random.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32) as u32;
         ((u64::from(high) * u64::from(bound)) >> 32) as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beats_are_kept_and_level() {
+        const INTERVAL: u32 = 1_500;
+        const SUBSCRIBERS: u32 = 20_000;
+        // Ten ticks are 100 ms.
+        let mut beats = [0_u32; (INTERVAL / 10) as usize];
+        for key in 0..SUBSCRIBERS {
+            // All begin at once, which is the worst.
+            let mut now = Tick(7);
+            for _ in 0..3 {
+                let wait = until_beat(key, now, INTERVAL);
+                assert!((silence_least(INTERVAL)..=INTERVAL).contains(&wait), "{key}: {wait}");
+                now = now.plus(wait);
+            }
+            assert_eq!(until_beat(key, now, INTERVAL), INTERVAL, "{key}");
+            beats[(now.0 % INTERVAL / 10) as usize] += 1;
+        }
+        let mean = SUBSCRIBERS / beats.len() as u32;
+        assert!(beats.iter().all(|count| *count < mean * 5 / 4), "{beats:?}");
+    }
+
+    #[test]
+    fn the_shortest_intervals_have_beats_too() {
+        for interval in 1..10 {
+            for (key, now) in (0..100).flat_map(|key| (0..20).map(move |now| (key, Tick(now)))) {
+                let wait = until_beat(key, now, interval);
+                assert!((1..=interval).contains(&wait), "{interval}: {wait}");
+            }
+        }
     }
 }
