@@ -274,9 +274,14 @@ impl Worker {
 
     /// A connection that was no stream has ended.
     pub fn farewell(&self) {
+        self.let_go();
+        self.bell.ring();
+    }
+
+    /// There is one connection less.
+    fn let_go(&self) {
         self.stats.connections.fetch_sub(1, Relaxed);
         self.note_rest();
-        self.bell.ring();
     }
 
     /// A connection needs no memory for requests any more. When many do not, and no more come to
@@ -359,8 +364,7 @@ impl Worker {
         }
         while let Some(closed) = hub.poll_closed() {
             ring.close(closed.peer);
-            self.stats.connections.fetch_sub(1, Relaxed);
-            self.note_rest();
+            self.let_go();
             let lasted_ms = u64::from(closed.lasted_ticks) * TICK_MS;
             log::debug!("stream ended reason={} lasted_ms={lasted_ms}", closed.reason.as_str());
         }

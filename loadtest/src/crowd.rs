@@ -187,7 +187,6 @@ impl Crowd {
         let now = clock::now_ns();
         match command {
             Command::Open { per_second } => {
-                self.tally.counters.first_opened_ns = 0;
                 self.opening = Some(Pace::new(now, per_second.unwrap_or(f64::INFINITY)));
             }
             Command::Cut => {
@@ -352,7 +351,7 @@ impl Crowd {
         let attempt = slot.attempt;
         self.begun += 1;
         let socket = connect(address, source)?;
-        let data = EventData::new_u64(u64::from(attempt) << 32 | u64::from(index));
+        let data = event_data(attempt, index);
         epoll::add(&self.epoll, &socket, data, EventFlags::IN | EventFlags::OUT)
             .map_err(io::Error::from)?;
         self.slots[index as usize].socket = Some(socket);
@@ -406,7 +405,7 @@ impl Crowd {
             return Err(Failure::Io(io::ErrorKind::WriteZero));
         }
         slot.asked = true;
-        let data = EventData::new_u64(u64::from(slot.attempt) << 32 | u64::from(index));
+        let data = event_data(slot.attempt, index);
         epoll::modify(&self.epoll, socket, data, EventFlags::IN).map_err(io::Error::from)?;
         Ok(())
     }
@@ -484,6 +483,11 @@ impl Crowd {
         drop(socket);
         true
     }
+}
+
+/// What an event of a subscriber's connection says of it.
+fn event_data(attempt: u32, index: u32) -> EventData {
+    EventData::new_u64(u64::from(attempt) << 32 | u64::from(index))
 }
 
 /// Begins to connect.

@@ -18,7 +18,7 @@ use crate::{
     order::Published,
     protocol::{Assignment, Command},
     report::Violation,
-    tally::{Counters, Tick, merge_violations},
+    tally::{Counters, Tick, merge_failures, merge_violations},
 };
 
 /// The argument with which this program is a load process.
@@ -107,8 +107,8 @@ impl Fleet {
         Ok(())
     }
 
-    /// Says what was published, by stream, which each subscriber should have in the end; `since_ns` is from when on the
-    /// time to catch up counts, where it is measured.
+    /// Says what was published, by stream, which each subscriber should have in the end; `since_ns`
+    /// is from when on the time to catch up counts, where it is measured.
     ///
     /// # Errors
     /// When a process is gone.
@@ -164,8 +164,8 @@ impl Fleet {
     /// The failures of all by kind.
     pub fn failures(&self) -> BTreeMap<String, u64> {
         let mut sum = BTreeMap::new();
-        for (kind, count) in self.processes.iter().flat_map(|process| &process.last.failures) {
-            *sum.entry(kind.clone()).or_default() += count;
+        for process in &self.processes {
+            merge_failures(&mut sum, &process.last.failures);
         }
         sum
     }

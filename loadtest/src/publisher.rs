@@ -11,6 +11,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     io,
+    net::TcpStream,
     os::fd::OwnedFd,
     sync::{
         Arc,
@@ -22,7 +23,7 @@ use std::{
 
 use rustix::{
     event::epoll::{self, EventData, EventFlags},
-    net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt},
+    net::{RecvFlags, SendFlags},
 };
 
 use crate::{
@@ -454,8 +455,7 @@ impl Engine {
             kind = format!("{kind}: {text}");
         }
         self.fail(kind);
-        let written = &mut self.connections[index].written[request.place];
-        written.unknown.push((request.first, request.last));
+        self.connections[index].doubt(request);
     }
 
     /// The server has closed the connection.
@@ -478,9 +478,7 @@ impl Engine {
     fn lose(&mut self, index: usize, why: &str) {
         let connection = &mut self.connections[index];
         connection.socket = None;
-        while let Some(request) = connection.under_way.pop_front() {
-            connection.written[request.place].unknown.push((request.first, request.last));
-        }
+        connection.doubt_what_is_under_way();
         connection.is_lost = matches!(self.plan.schedule, Schedule::Paced { .. });
         self.fail(format!("publishing connection lost: {why}"));
     }
@@ -493,9 +491,7 @@ impl Engine {
     fn end(mut self) -> Outcome {
         for connection in &mut self.connections {
             let unanswered = connection.under_way.len() as u64;
-            while let Some(request) = connection.under_way.pop_front() {
-                connection.written[request.place].unknown.push((request.first, request.last));
-            }
+            connection.doubt_what_is_under_way();
             if unanswered > 0 {
                 *self.outcome.failures.entry("publish not answered".into()).or_default() +=
                     unanswered;
@@ -550,21 +546,28 @@ impl Connection {
 
     /// Connects anew and forgets what was on the way on the old connection.
     fn connect(&mut self, plan: &Plan, epoll: &OwnedFd) -> io::Result<()> {
-        let address = plan.target.publish.url.address;
-        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-        let socket =
-            rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-        rustix::net::connect(&socket, &address)?;
-        sockopt::set_tcp_nodelay(&socket, true)?;
-        rustix::io::ioctl_fionbio(&socket, true)?;
+        let socket = TcpStream::connect(plan.target.publish.url.address)?;
+        socket.set_nodelay(true)?;
+        socket.set_nonblocking(true)?;
         epoll::add(epoll, &socket, EventData::new_u64(self.number as u64), EventFlags::IN)?;
-        self.socket = Some(socket);
+        self.socket = Some(socket.into());
         self.output.clear();
         self.sent = 0;
         self.is_full = false;
         self.input.clear();
         self.answer = None;
         Ok(())
+    }
+
+    /// Nobody knows whether the server took the events of this request.
+    fn doubt(&mut self, request: &Request) {
+        self.written[request.place].unknown.push((request.first, request.last));
+    }
+
+    fn doubt_what_is_under_way(&mut self) {
+        while let Some(request) = self.under_way.pop_front() {
+            self.doubt(&request);
+        }
     }
 
     fn write_request(&mut self, plan: &Plan, place: usize, due_ns: u64, written_ns: u64) {

@@ -175,7 +175,6 @@ impl Subscriber {
         room: &mut Vec<Marker>,
         tally: &mut Tally,
     ) -> Result<(), Failure> {
-        tally.counters.bytes += bytes.len() as u64;
         if matches!(self.stage, Stage::Silent) {
             tally.first_byte.record(now_ns.saturating_sub(self.began_ns));
             self.stage = Stage::Head;
@@ -209,12 +208,8 @@ impl Subscriber {
         }
         self.stage = Stage::Body(head.body);
         self.opened_ns = now_ns;
-        let counters = &mut tally.counters;
-        counters.opened += 1;
-        counters.last_opened_ns = now_ns;
-        if counters.first_opened_ns == 0 {
-            counters.first_opened_ns = now_ns;
-        }
+        tally.counters.opened += 1;
+        tally.counters.last_opened_ns = now_ns;
         Ok(Some(head.bytes))
     }
 

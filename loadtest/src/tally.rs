@@ -64,8 +64,6 @@ pub struct Counters {
     pub late: u64,
     /// Reads that brought a part of an event.
     pub reads: u64,
-    /// Bytes read.
-    pub bytes: u64,
     /// Comments and heartbeat events.
     pub keepalives: u64,
     /// The most of them in 100 ms; over several processes the sum.
@@ -78,9 +76,7 @@ pub struct Counters {
     pub cpu_ns: u64,
     /// Anonymous memory of the load process, in bytes.
     pub memory: u64,
-    /// When the first head since the last opening came, and the last; 0 for never.
-    pub first_opened_ns: u64,
-    /// See `first_opened_ns`.
+    /// When the last head came; 0 for never.
     pub last_opened_ns: u64,
     /// When the last event came; 0 for never.
     pub last_event_ns: u64,
@@ -99,17 +95,12 @@ impl Counters {
         self.replayed += other.replayed;
         self.late += other.late;
         self.reads += other.reads;
-        self.bytes += other.bytes;
         self.keepalives += other.keepalives;
         self.keepalives_peak += other.keepalives_peak;
         self.lacking += other.lacking;
         self.expectation = self.expectation.max(other.expectation);
         self.cpu_ns += other.cpu_ns;
         self.memory += other.memory;
-        self.first_opened_ns = match (self.first_opened_ns, other.first_opened_ns) {
-            (0, at) | (at, 0) => at,
-            (one, another) => one.min(another),
-        };
         self.last_opened_ns = self.last_opened_ns.max(other.last_opened_ns);
         self.last_event_ns = self.last_event_ns.max(other.last_event_ns);
     }
@@ -183,6 +174,13 @@ impl Tally {
                 .collect(),
             finished,
         }
+    }
+}
+
+/// Adds what failed elsewhere, by kind.
+pub fn merge_failures(all: &mut BTreeMap<String, u64>, more: &BTreeMap<String, u64>) {
+    for (kind, count) in more {
+        *all.entry(kind.clone()).or_default() += count;
     }
 }
 

@@ -25,7 +25,7 @@ pub(super) const PROBE_TICKS: u32 = (PROBE_INTERVAL_MS / TICK_MS) as u32;
 const GOODBYE_TICKS: u32 = (GOODBYE_MS_MAX / TICK_MS) as u32;
 
 /// No keepalive comes after a shorter silence than this.
-pub(super) fn silence_least(interval: u32) -> u32 {
+fn silence_least(interval: u32) -> u32 {
     interval.div_ceil(3)
 }
 
@@ -81,10 +81,10 @@ impl Hub {
             self.close(key, Reason::Timeout);
             return;
         }
-        let mut interval = self.config.keepalive_ticks;
-        if subscriber.phase == Phase::Probe {
-            interval = PROBE_TICKS;
+        let wait = if subscriber.phase == Phase::Probe {
+            PROBE_TICKS
         } else {
+            let interval = self.config.keepalive_ticks;
             let least = silence_least(interval);
             if subscriber.last_sent.until(now) < least {
                 // Something was said not long ago, perhaps to all: each waits on from its own beat,
@@ -92,13 +92,10 @@ impl Hub {
                 self.wheel.arm(&mut self.subscribers, key, now.plus(least));
                 return;
             }
-        }
-        self.subscribers[key].flags.set(Flags::KEEPALIVE_DUE, true);
-        self.ready.push_back(key);
-        let wait = match self.subscribers[key].phase {
-            Phase::Probe => interval,
-            _ => until_beat(key, now, interval),
+            until_beat(key, now, interval)
         };
+        subscriber.flags.set(Flags::KEEPALIVE_DUE, true);
+        self.ready.push_back(key);
         self.wheel.arm(&mut self.subscribers, key, now.plus(wait));
     }
 

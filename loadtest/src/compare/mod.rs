@@ -109,7 +109,7 @@ impl Compare {
         let mut raw = GzEncoder::new(raw, Compression::best());
         let mut deliveries: Vec<Histogram> = Vec::new();
         deliveries.resize_with(comparison.entries.len(), Histogram::default);
-        for round in 1..=self.rounds {
+        'rounds: for round in 1..=self.rounds {
             for (index, (_, peer)) in positions(&peers).enumerate() {
                 let entry = &mut comparison.entries[index];
                 eprintln!("round {round} of {}: {}", self.rounds, entry.name);
@@ -117,9 +117,7 @@ impl Compare {
                 if control.stop.load(std::sync::atomic::Ordering::Relaxed) {
                     let text = format!("Stopped in round {round}, at {}.", entry.name);
                     comparison.remarks.push(text);
-                    raw.finish()?;
-                    self.write(&mut comparison, &deliveries)?;
-                    return Ok(comparison);
+                    break 'rounds;
                 }
             }
         }
@@ -249,10 +247,9 @@ impl Compare {
             {
                 deliveries.add(&delivery.counts);
             }
-            let absolute = |name: &str| report.figure(name);
-            memory_before = memory_before.or_else(|| absolute("server_memory_before"));
+            memory_before = memory_before.or_else(|| report.figure("server_memory_before"));
             if let (Some(before), Some(after)) =
-                (memory_before, absolute("server_memory_afterwards"))
+                (memory_before, report.figure("server_memory_afterwards"))
                 && measurement.name == "burst"
             {
                 let memory = (after - before) / entry.subscribers.max(1) as f64;

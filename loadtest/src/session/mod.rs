@@ -24,7 +24,7 @@ use crate::{
     protocol::Assignment,
     publisher::{Outcome, Plan, Publisher, Schedule, Written},
     report::{Figure, Machine, Report, Series, Unit, Violation},
-    tally::{Counters, merge_violations},
+    tally::{Counters, merge_failures, merge_violations},
     target::{Batch, Target},
 };
 
@@ -500,9 +500,7 @@ impl Session {
 
     /// Adds what failed elsewhere.
     pub fn add_failures(&mut self, failures: &BTreeMap<String, u64>) {
-        for (kind, count) in failures {
-            *self.report.failures.entry(kind.clone()).or_default() += count;
-        }
+        merge_failures(&mut self.report.failures, failures);
     }
 
     /// Adds what was found broken elsewhere.
