@@ -144,6 +144,11 @@ pub const WHEEL_SLOTS: usize = 4_096;
 /// How long a stream that is drained may take to accept its goodbye, in milliseconds. A goodbye is
 /// some twenty bytes: who has no room for them is not waited for.
 pub const GOODBYE_MS_MAX: u64 = 1_000;
+/// Keepalives of this time go out together, in milliseconds: at 20,000 subscribers and 15 s these
+/// are some thirty. Well below the 100 ms in which a peak would be seen.
+pub const KEEPALIVE_STEP_MS: u64 = 20;
+/// How long a subscriber is left alone for which the kernel had no memory, in milliseconds.
+pub const STARVED_MS: u64 = 100;
 /// Interval of the events of the probe stream, in milliseconds.
 pub const PROBE_INTERVAL_MS: u64 = 5_000;
 

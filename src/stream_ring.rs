@@ -14,6 +14,9 @@
 //!
 //! - Every send carries `MSG_DONTWAIT`, so the kernel completes it before the submission returns,
 //!   if need be with `EAGAIN`: between two calls no send is in flight, and no memory is pinned.
+//! - A send that went well posts no completion (`IOSQE_CQE_SKIP_SUCCESS`): what has not been
+//!   reported when everything is submitted was taken whole. `MSG_WAITALL` makes one that was cut
+//!   short a failed one, whose completion says how much was taken.
 //! - The only long-lived requests are polls. A poll holds a reference to its socket, so closing
 //!   the descriptor alone would neither end the poll nor send a FIN: [`StreamRing::close`] shuts
 //!   the socket down first, which completes the poll; its late completion carries a generation
@@ -22,6 +25,9 @@
 //!   ring's own descriptor does not do: with `DEFER_TASKRUN` it stays silent.
 //!
 //! All `unsafe` of the server is here and in `driver.rs`, where descriptors pass through monoio.
+
+#[cfg(test)]
+mod kernel_reality;
 
 use std::{
     io,
@@ -48,6 +54,8 @@ pub enum RingEvent {
     HangUp(Token),
     /// The socket takes bytes again.
     Writable(Token),
+    /// The kernel could not watch for that. It should be tried again a little later.
+    Unwatched(Token),
 }
 
 /// Bytes for one socket.
@@ -146,6 +154,10 @@ impl StreamRing {
 
 const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 
+/// `MSG_WAITALL` has the same value both ways, and a name in [`RecvFlags`] only.
+const RING_SEND_FLAGS: SendFlags =
+    SEND_FLAGS.union(SendFlags::from_bits_retain(RecvFlags::WAITALL.bits()));
+
 /// Poll masks of `io_uring`'s `POLL_ADD`, which are those of `poll(2)`.
 mod poll_mask {
     use rustix::event::PollFlags;
@@ -197,14 +209,22 @@ impl UringRing {
     /// `EPERM` where a seccomp filter or `kernel.io_uring_disabled` refuses `io_uring`, `EINVAL` on
     /// kernels before 6.1, which know no `DEFER_TASKRUN`, `ENOMEM` at the limit of locked memory.
     pub fn new(eventfd: BorrowedFd<'_>) -> io::Result<UringRing> {
+        UringRing::with_entries(eventfd, RING_SUBMISSION_ENTRIES, RING_COMPLETION_ENTRIES)
+    }
+
+    fn with_entries(
+        eventfd: BorrowedFd<'_>,
+        submission: u32,
+        completion: u32,
+    ) -> io::Result<UringRing> {
         let ring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
             .setup_taskrun_flag()
             .setup_submit_all()
-            .setup_cqsize(RING_COMPLETION_ENTRIES)
+            .setup_cqsize(completion)
             .dontfork()
-            .build(RING_SUBMISSION_ENTRIES)?;
+            .build(submission)?;
         ring.submitter().register_eventfd(eventfd.as_raw_fd())?;
         Ok(UringRing { ring, early: Vec::new() })
     }
@@ -237,48 +257,55 @@ impl UringRing {
         }
     }
 
+    /// Whether the kernel should be entered: something is to be submitted, a poll has something to
+    /// post, or the completion queue was full and more waits behind it.
+    fn wants_to_enter(&mut self) -> bool {
+        let queue = self.ring.submission();
+        !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
+    }
+
     fn send<'a>(
         &mut self,
         sends: impl ExactSizeIterator<Item = Send<'a>>,
         results: &mut Vec<SendResult>,
     ) {
         let first = results.len();
-        let mut waiting = sends.len();
-        results.resize(first + waiting, Err(Errno::IO));
         for (index, send) in sends.enumerate() {
+            let length = u32::try_from(send.bytes.len()).unwrap_or(u32::MAX);
             let token = Token { key: index as u32, generation: 0 };
-            let entry = opcode::Send::new(
-                types::Fd(send.peer.0),
-                send.bytes.as_ptr(),
-                u32::try_from(send.bytes.len()).unwrap_or(u32::MAX),
-            )
-            .flags(SEND_FLAGS.bits().cast_signed())
-            .build()
-            .user_data(user_data(Kind::Send, token));
+            let entry = opcode::Send::new(types::Fd(send.peer.0), send.bytes.as_ptr(), length)
+                .flags(RING_SEND_FLAGS.bits().cast_signed())
+                .build()
+                .flags(squeue::Flags::SKIP_SUCCESS)
+                .user_data(user_data(Kind::Send, token));
+            results.push(Ok(length as usize));
             self.push(&entry);
         }
-        while waiting > 0 {
+        loop {
             self.enter();
             let UringRing { ring, early } = self;
             for completion in ring.completion() {
                 match classify(&completion) {
-                    Ok(event) => early.push(event),
-                    Err((index, result)) => {
-                        results[first + index] = result;
-                        waiting -= 1;
-                    }
+                    Completed::Poll(event) => early.extend(event),
+                    Completed::Send(index, result) => results[first + index] = result,
                 }
+            }
+            let queue = ring.submission();
+            if queue.is_empty() && !queue.cq_overflow() {
+                return;
             }
         }
     }
 
     fn poll(&mut self, events: &mut Vec<RingEvent>) {
-        self.enter();
+        if self.wants_to_enter() {
+            self.enter();
+        }
         events.append(&mut self.early);
         for completion in self.ring.completion() {
             match classify(&completion) {
-                Ok(event) => events.push(event),
-                Err(_) => unreachable!("no send is in flight between two calls"),
+                Completed::Poll(event) => events.extend(event),
+                Completed::Send(..) => unreachable!("no send is in flight between two calls"),
             }
         }
     }
@@ -290,17 +317,31 @@ fn is_passing(error: &io::Error) -> bool {
         .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
-/// An event of a poll, or the index and the result of a send.
-fn classify(completion: &cqueue::Entry) -> Result<RingEvent, (usize, SendResult)> {
+/// What a completion tells.
+#[derive(Debug, PartialEq, Eq)]
+enum Completed {
+    Poll(Option<RingEvent>),
+    /// The index of a send in its slice, and what it has come to.
+    Send(usize, SendResult),
+}
+
+fn classify(completion: &cqueue::Entry) -> Completed {
     let data = completion.user_data();
     let token = token_of(data);
+    let result = completion.result();
     match data & 3 {
-        kind if kind == Kind::HangUp as u64 => Ok(RingEvent::HangUp(token)),
-        kind if kind == Kind::Writable as u64 => Ok(RingEvent::Writable(token)),
+        // A hang-up that cannot be watched for is found by the next send.
+        kind if kind == Kind::HangUp as u64 => {
+            Completed::Poll((result >= 0).then_some(RingEvent::HangUp(token)))
+        }
+        kind if kind == Kind::Writable as u64 => Completed::Poll(Some(if result >= 0 {
+            RingEvent::Writable(token)
+        } else {
+            RingEvent::Unwatched(token)
+        })),
         _ => {
-            let result = completion.result();
             let result = usize::try_from(result).map_err(|_| Errno::from_raw_os_error(-result));
-            Err((token.key as usize, result))
+            Completed::Send(token.key as usize, result)
         }
     }
 }
@@ -369,37 +410,5 @@ impl EpollRing {
                 return;
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::net::UnixStream;
-
-    use super::*;
-    use crate::mailbox::Mailbox;
-
-    #[test]
-    fn hang_ups_that_come_together_are_all_announced() {
-        const PEERS: u32 = 200;
-        let mailbox = Mailbox::<()>::new().unwrap();
-        let Ok(ring) = UringRing::new(mailbox.wake_fd()) else { return };
-        let mut ring = StreamRing::Uring(Box::new(ring));
-        let mut clients = Vec::new();
-        for key in 0..PEERS {
-            let (server, client) = UnixStream::pair().unwrap();
-            let peer = ring.adopt(server.into());
-            ring.watch(peer, Token { key, generation: 1 });
-            clients.push(client);
-        }
-        let mut events = Vec::new();
-        ring.poll(&mut events);
-        assert_eq!(events, []);
-        drop(clients);
-        // The kernel hands out some twenty at a time: each must announce the next.
-        while rustix::io::read(mailbox.wake_fd(), &mut [0_u8; 8]).is_ok() {
-            ring.poll(&mut events);
-        }
-        assert_eq!(events.len(), PEERS as usize);
     }
 }

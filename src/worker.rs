@@ -352,6 +352,7 @@ impl Worker {
         for event in scratch.events.drain(..) {
             match event {
                 RingEvent::Writable(token) => hub.handle_writable(token),
+                RingEvent::Unwatched(token) => hub.handle_unwatched(token),
                 RingEvent::HangUp(token) => {
                     let error = hub.peer(token).and_then(|peer| ring.take_error(peer));
                     hub.handle_hangup(token, error);

@@ -57,9 +57,15 @@ impl Hub {
         self.subscribers[key].flags.set(Flags::PLANNED, false);
         let count = match result {
             Ok(count) => count,
-            Err(Errno::AGAIN | Errno::NOBUFS | Errno::INTR) => {
+            Err(Errno::AGAIN | Errno::INTR) => {
                 self.block(key);
                 return Some(self.subscribers.token(key));
+            }
+            // Not for want of room in this socket, so no edge tells when it is over.
+            Err(Errno::NOBUFS | Errno::NOMEM | Errno::CANCELED) => {
+                self.block(key);
+                self.starve(key);
+                return None;
             }
             Err(errno) => {
                 self.close(key, reason_of(Some(errno)));
@@ -110,12 +116,28 @@ impl Hub {
 
     /// The socket takes bytes again.
     pub fn handle_writable(&mut self, token: Token) {
-        let Some(key) = self.subscribers.find(token) else { return };
+        if let Some(key) = self.subscribers.find(token) {
+            self.unblock(key);
+        }
+    }
+
+    /// The kernel could not watch the socket: nothing will tell when it takes bytes again.
+    pub fn handle_unwatched(&mut self, token: Token) {
+        if let Some(key) = self.subscribers.find(token)
+            && self.subscribers[key].flags.has(Flags::BLOCKED)
+        {
+            self.starve(key);
+        }
+    }
+
+    /// Whatever it was that kept a subscriber from taking bytes may be over.
+    pub(super) fn unblock(&mut self, key: u32) {
         let subscriber = &mut self.subscribers[key];
         if !subscriber.flags.has(Flags::BLOCKED) {
             return;
         }
         subscriber.flags.set(Flags::BLOCKED, false);
+        subscriber.flags.set(Flags::STARVED, false);
         if subscriber.phase == Phase::Stalled {
             self.settle(key);
         }

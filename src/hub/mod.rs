@@ -544,6 +544,7 @@ impl Hub {
             }
             let is_blocked = subscriber.flags.has(Flags::BLOCKED);
             assert!(!is_blocked || subscriber.phase != Phase::Sending, "its chunk is given back");
+            assert!(is_blocked || !subscriber.flags.has(Flags::STARVED), "who is starved, waits");
             let waits = is_blocked || outbox.is_some();
             assert!(waits || subscriber.phase != Phase::Stalled, "somebody wakes it");
             frames += usize::from(outbox.is_some());

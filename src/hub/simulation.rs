@@ -31,6 +31,7 @@ use rand::{RngExt, SeedableRng};
 
 use self::journal::{Journal, Run, Stored};
 use self::twin::Twin;
+use super::timers::STARVED_TICKS;
 use super::*;
 use crate::event::{EventType, Label, Labels, Selection};
 
@@ -89,6 +90,7 @@ struct Coverage {
     lost_places: u64,
     keepalives: u64,
     cursors: u64,
+    starved: u64,
 }
 
 impl Coverage {
@@ -106,6 +108,7 @@ impl Coverage {
         self.lost_places += other.lost_places;
         self.keepalives += other.keepalives;
         self.cursors += other.cursors;
+        self.starved += other.starved;
     }
 }
 
@@ -120,8 +123,10 @@ struct Client {
     rate: usize,
     stalled_until: Option<Tick>,
     error: Option<Errno>,
-    /// Since when the hub waits for a writable edge.
+    /// Since when the hub waits: for a writable edge, or for a pause to end.
     blocked: Option<Tick>,
+    /// Since when the kernel has had no memory for it, and tells no edge.
+    starved: Option<Tick>,
     silent_since: Tick,
 }
 
@@ -548,6 +553,7 @@ impl World {
             stalled_until: None,
             error: None,
             blocked: None,
+            starved: None,
             silent_since: self.now,
         };
         self.coverage.streams += 1;
@@ -607,7 +613,13 @@ impl World {
     fn edges(&mut self, all: bool) {
         for client in self.clients.values_mut() {
             let is_writable = client.filled < client.capacity;
-            if client.blocked.is_some() && is_writable && (all || self.rng.random_bool(0.7)) {
+            let waits = client.blocked.is_some() && client.starved.is_none();
+            if waits && is_writable && (all || self.rng.random_bool(0.7)) {
+                if self.rng.random_ratio(1, 50) {
+                    client.starved = Some(self.now);
+                    self.hub.handle_unwatched(client.token);
+                    continue;
+                }
                 client.unblock(self.now);
                 self.hub.handle_writable(client.token);
                 if self.rng.random_ratio(1, 10) {
@@ -646,6 +658,15 @@ impl World {
     fn set_clock(&mut self, now: Tick) {
         self.now = now;
         self.hub.handle_time(now, Timestamp(u64::from(now.0)));
+        for client in self.clients.values_mut() {
+            let Some(since) = client.starved else { continue };
+            let key = self.hub.subscribers.find(client.token);
+            if key.is_none_or(|key| !self.hub.subscribers[key].flags.has(Flags::STARVED)) {
+                let waited = since.until(now);
+                assert!(key.is_none() || waited >= STARVED_TICKS, "after {waited} ticks");
+                client.unblock(now);
+            }
+        }
     }
 
     fn read_sockets(&mut self, ticks: u32) {
@@ -677,8 +698,14 @@ impl World {
                 client.twin.quiet_ticks_min = self.hub.config.keepalive_ticks / 3;
                 client.twin.hear(&bytes[..count], self.now, &self.journal, &mut self.coverage);
             }
-            if let Some(token) = self.hub.handle_sent(outgoing, result) {
-                assert_eq!(token, client.token);
+            let is_starved = matches!(result, Err(Errno::NOBUFS | Errno::NOMEM | Errno::CANCELED));
+            let watched = self.hub.handle_sent(outgoing, result);
+            assert!(watched.is_none_or(|token| token == client.token && !is_starved));
+            if is_starved {
+                client.starved = Some(self.now);
+                self.coverage.starved += 1;
+            }
+            if watched.is_some() || is_starved {
                 client.blocked = Some(self.now);
             }
         }
@@ -699,6 +726,7 @@ impl World {
             if let Some(blocked) = client.blocked {
                 let is_open = self.hub.peer(client.token).is_some();
                 let is_stuck = client.twin.last_output.until(self.now) > limit + interval
+                    && client.starved.is_none()
                     && blocked.until(self.now) > interval;
                 assert!(!(is_open && is_stuck && client.twin.is_local), "stuck: {client:?}");
                 continue;
@@ -847,6 +875,7 @@ impl Client {
         if self.blocked.take().is_some() {
             self.silent_since = now;
         }
+        self.starved = None;
     }
 
     /// What the kernel says to a send.
@@ -855,7 +884,8 @@ impl Client {
             return Err(error);
         }
         if rng.random_ratio(1, 100) {
-            return Err(*[Errno::NOBUFS, Errno::INTR].choose(rng).unwrap());
+            let passing = [Errno::NOBUFS, Errno::NOMEM, Errno::CANCELED, Errno::INTR];
+            return Err(*passing.choose(rng).unwrap());
         }
         let mut count = bytes.len().min(self.capacity - self.filled);
         if count == 0 {

@@ -55,7 +55,8 @@ pub(super) enum Phase {
 pub(super) struct Flags(u8);
 
 impl Flags {
-    /// The socket has taken less than it was given; the ring tells when it takes more.
+    /// The socket has taken less than it was given; the ring tells when it takes more, or the
+    /// timer if the subscriber is starved.
     pub(super) const BLOCKED: Flags = Flags(1);
     /// A send is planned in the present slice.
     pub(super) const PLANNED: Flags = Flags(1 << 1);
@@ -67,6 +68,8 @@ impl Flags {
     pub(super) const DRAINING: Flags = Flags(1 << 4);
     /// A `unix:` peer, for which the kernel has no timeout.
     pub(super) const LOCAL: Flags = Flags(1 << 5);
+    /// The kernel was short of something: the timer tries again.
+    pub(super) const STARVED: Flags = Flags(1 << 6);
 
     pub(super) fn has(self, flag: Flags) -> bool {
         self.0 & flag.0 != 0

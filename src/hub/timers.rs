@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     event::Timestamp,
-    limits::{GOODBYE_MS_MAX, PROBE_INTERVAL_MS, TICK_MS},
+    limits::{GOODBYE_MS_MAX, KEEPALIVE_STEP_MS, PROBE_INTERVAL_MS, STARVED_MS, TICK_MS},
     timer_wheel::Tick,
     wire::sse,
 };
@@ -24,19 +24,30 @@ pub(super) const PROBE_TICKS: u32 = (PROBE_INTERVAL_MS / TICK_MS) as u32;
 /// How long a goodbye may take.
 const GOODBYE_TICKS: u32 = (GOODBYE_MS_MAX / TICK_MS) as u32;
 
+/// How long a subscriber is left alone for which the kernel had no memory.
+pub(super) const STARVED_TICKS: u32 = (STARVED_MS / TICK_MS) as u32;
+
+/// Keepalives go out at every so many ticks, and those of one step together: for a loop that
+/// sleeps between them, most of what a keepalive costs is the waking up. A short interval keeps to
+/// single ticks.
+fn step(interval: u32) -> u32 {
+    const STEP_TICKS: u32 = (KEEPALIVE_STEP_MS / TICK_MS) as u32;
+    if interval >= 64 * STEP_TICKS { STEP_TICKS } else { 1 }
+}
+
 /// No keepalive comes after a shorter silence than this.
 fn silence_least(interval: u32) -> u32 {
-    interval.div_ceil(3)
+    interval.div_ceil(3).next_multiple_of(step(interval))
 }
 
 /// How long from one keepalive to the next. Each subscriber has a beat of its own in the interval,
 /// and all beats together are level, which random first silences alone are not: they leave a third
 /// of each interval empty. The beat is met after one silence or two, and kept from then on.
 fn until_beat(key: u32, now: Tick, interval: u32) -> u32 {
+    let (step, least) = (step(interval), silence_least(interval));
     // Fibonacci hashing: keys that follow each other are far apart.
-    let beat = (u64::from(key.wrapping_mul(0x9E37_79B9)) * u64::from(interval)) >> 32;
-    let distance = (beat as u32 + interval - now.0 % interval) % interval;
-    let least = silence_least(interval);
+    let beat = (u64::from(key.wrapping_mul(0x9E37_79B9)) * u64::from(interval / step)) >> 32;
+    let distance = (beat as u32 * step + interval - now.0 % interval) % interval;
     match distance {
         0 => interval,
         near if near < least => near + least,
@@ -74,6 +85,14 @@ impl Hub {
             self.say_goodbye(key);
             return;
         }
+        if subscriber.flags.has(Flags::STARVED) {
+            let is_probe = subscriber.phase == Phase::Probe;
+            let wait =
+                if is_probe { PROBE_TICKS } else { silence_least(self.config.keepalive_ticks) };
+            self.wheel.arm(&mut self.subscribers, key, now.plus(wait));
+            self.unblock(key);
+            return;
+        }
         let is_stuck = subscriber.flags.has(Flags::BLOCKED)
             && subscriber.flags.has(Flags::LOCAL)
             && subscriber.last_sent.until(now) >= self.config.client_timeout_ticks;
@@ -99,11 +118,21 @@ impl Hub {
         self.wheel.arm(&mut self.subscribers, key, now.plus(wait));
     }
 
+    /// The kernel was short of memory, for a send or for a poll: it is tried again after a pause,
+    /// since nothing tells when there is some, and a loop that asks again and again has none left.
+    pub(super) fn starve(&mut self, key: u32) {
+        self.subscribers[key].flags.set(Flags::STARVED, true);
+        self.wheel.arm(&mut self.subscribers, key, self.now.plus(STARVED_TICKS));
+    }
+
     /// How long a stream may be silent before its first keepalive, at random, so that streams which
     /// came together do not beat together.
     pub(super) fn first_silence(&mut self) -> u32 {
         let interval = self.config.keepalive_ticks;
-        interval - self.random_below(interval - silence_least(interval) + 1)
+        let (step, least) = (step(interval), silence_least(interval));
+        let wait = interval - self.random_below(interval - least - step + 2);
+        // It may be shorter than it was to be, so that it ends with those of others.
+        wait - self.now.plus(wait).0 % interval % step
     }
 
     /// What a quiet stream says.
