@@ -95,6 +95,7 @@ pub fn run(settings: Settings) -> ExitCode {
 fn serve(settings: Settings) -> Result<(), ServerError> {
     let signals = Signals::new([SIGTERM, SIGINT]).map_err(system("cannot handle signals"))?;
     let files_max = raise_file_limit();
+    allocator::use_small_pages();
     let driver = choose_driver(settings.io)?;
     let journal = OpenJournal::open(&settings.journal, settings.idempotency_keys_max as usize)?;
     allocator::give_back();

@@ -60,9 +60,12 @@ struct Segment {
     /// Offset of its first byte.
     base: u64,
     bytes: Vec<u8>,
+    /// The event before its first one.
+    after: EventId,
     /// The last event in it.
     last_id: EventId,
-    /// Sparse index: where a frame begins, and the id of the event before it.
+    /// Sparse index: where a frame begins, and the id of the event before it. The first frame is
+    /// not in it.
     marks: Vec<Mark>,
 }
 
@@ -83,12 +86,22 @@ pub struct Place {
 
 impl Segment {
     fn new(base: u64, after: EventId) -> Segment {
-        let marks = vec![Mark { at: 0, after }];
-        Segment { base, bytes: Vec::new(), last_id: after, marks }
+        Segment { base, bytes: Vec::new(), after, last_id: after, marks: Vec::new() }
     }
 
     fn end(&self) -> u64 {
         self.base + self.bytes.len() as u64
+    }
+
+    /// Puts a frame at the end. Its memory doubles, as that of any vector, but never beyond what a
+    /// segment may hold.
+    fn extend(&mut self, frame: &[u8], segment_bytes: usize) {
+        let (wanted, room) = (self.bytes.len() + frame.len(), self.bytes.capacity());
+        if wanted > room {
+            let new_room = (2 * room).min(segment_bytes).max(wanted);
+            self.bytes.reserve_exact(new_room - self.bytes.len());
+        }
+        self.bytes.extend_from_slice(frame);
     }
 
     /// Notes that an event begins here, after `last_id`.
@@ -101,8 +114,9 @@ impl Segment {
 
     /// The frames from the last mark of which `is_before` holds.
     fn frames_from(&self, is_before: impl Fn(&Mark) -> bool) -> impl Iterator<Item = Placed> {
-        let index = self.marks.partition_point(is_before).saturating_sub(1);
-        let Mark { at, after } = self.marks[index];
+        let index = self.marks.partition_point(is_before);
+        let first = Mark { at: 0, after: self.after };
+        let Mark { at, after } = index.checked_sub(1).map_or(first, |index| self.marks[index]);
         let at = at as usize;
         let mut before = after;
         Frames::new(&self.bytes[at..]).map(move |frame| {
@@ -188,11 +202,12 @@ impl Tail {
         let segment_bytes = self.shape.segment_bytes as usize;
         let has_room = |segment: &Segment| segment.bytes.len() + frame.len() <= segment_bytes;
         if !self.segments.back().is_some_and(has_room) {
+            self.make_room();
             self.segments.push_back(Segment::new(self.end, self.last_id));
         }
         let segment = self.segments.back_mut().expect("one was just pushed if there was none");
         segment.mark(segment.bytes.len(), self.shape);
-        segment.bytes.extend_from_slice(frame);
+        segment.extend(frame, segment_bytes);
         segment.last_id = id;
         self.last_id = id;
         self.end += frame.len() as u64;
@@ -200,7 +215,7 @@ impl Tail {
 
     /// Puts whole frames of history before the start: the events after `covered_after` up to the
     /// old `covered_after`.
-    pub fn prepend(&mut self, frames: Vec<u8>, covered_after: EventId) {
+    pub fn prepend(&mut self, mut frames: Vec<u8>, covered_after: EventId) {
         debug_assert!(covered_after <= self.covered_after);
         let old = std::mem::replace(&mut self.covered_after, covered_after);
         if frames.is_empty() {
@@ -213,11 +228,20 @@ impl Tail {
             segment.last_id = frame.id.unwrap_or(segment.last_id);
         }
         debug_assert!(segment.last_id <= old);
+        frames.shrink_to_fit();
         segment.bytes = frames;
         if self.segments.is_empty() {
             self.last_id = old;
         }
+        self.make_room();
         self.segments.push_front(segment);
+    }
+
+    /// Most tails have a single segment, and a deque would begin with room for four.
+    fn make_room(&mut self) {
+        if self.segments.is_empty() {
+            self.segments.reserve_exact(1);
+        }
     }
 
     /// Forgets the oldest segment; false when there was none.

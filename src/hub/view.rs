@@ -7,6 +7,7 @@ use std::{
 };
 
 use slab::Slab;
+use smallvec::SmallVec;
 
 use crate::{
     event::{EventId, Format, Label, RunId, Scope, Selection},
@@ -22,6 +23,9 @@ pub struct ViewSpec {
     /// How they are written.
     pub format: Format,
 }
+
+/// Keys of a slab. Where each run has a subscriber of its own there are many lists of one.
+pub(super) type Keys = SmallVec<[u32; 4]>;
 
 /// Whether the end of a view's history was read into its tail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,13 +48,13 @@ pub(super) struct View {
     pub(super) tail: Tail,
     pub(super) fill: Fill,
     /// Keys of its subscribers, in no order.
-    pub(super) subscribers: Vec<u32>,
+    pub(super) subscribers: Keys,
     /// The round that offers new bytes to all of them: where it stands, and how many are left. A
     /// new event starts the count again; the hand goes round and round.
     pub(super) sweep_at: u32,
     pub(super) sweep_left: u32,
     /// Of a view of given runs: those that have not ended.
-    pub(super) unended: Vec<RunId>,
+    pub(super) unended: SmallVec<[RunId; 2]>,
 }
 
 impl View {
@@ -66,10 +70,10 @@ pub(super) struct Views {
     pub(super) slab: Slab<View>,
     generation: u32,
     by_spec: HashMap<Arc<ViewSpec>, u32>,
-    of_all: Vec<u32>,
-    by_project: HashMap<Label, Vec<u32>>,
-    by_session: HashMap<Label, Vec<u32>>,
-    by_run: HashMap<RunId, Vec<u32>>,
+    of_all: Keys,
+    by_project: HashMap<Label, Keys>,
+    by_session: HashMap<Label, Keys>,
+    by_run: HashMap<RunId, Keys>,
 }
 
 impl Views {
@@ -92,10 +96,10 @@ impl Views {
             generation: self.generation,
             tail: Tail::with_shape(seen, shape),
             fill: Fill::No,
-            subscribers: Vec::new(),
+            subscribers: Keys::new(),
             sweep_at: 0,
             sweep_left: 0,
-            unended,
+            unended: unended.into(),
         }) as u32;
         match &spec.selection.scope {
             Scope::All => self.of_all.push(key),
@@ -144,12 +148,12 @@ impl Views {
     }
 
     /// The views that name this run.
-    pub(super) fn naming(&self, run: RunId) -> Vec<u32> {
+    pub(super) fn naming(&self, run: RunId) -> Keys {
         self.by_run.get(&run).cloned().unwrap_or_default()
     }
 }
 
-fn unlist<K: Eq + Hash>(lists: &mut HashMap<K, Vec<u32>>, name: K, key: u32) {
+fn unlist<K: Eq + Hash>(lists: &mut HashMap<K, Keys>, name: K, key: u32) {
     if let Entry::Occupied(mut list) = lists.entry(name) {
         list.get_mut().retain(|other| *other != key);
         if list.get().is_empty() {
