@@ -17,7 +17,7 @@ use crate::{
 pub fn read(store: &dyn Store, catalog: &RwLock<Catalog>, job: &HistoryJob) -> History {
     let selection = &job.spec.selection;
     let (after, bytes_max, values_max) = match job.reader {
-        HistoryReader::Subscriber { after, .. } => {
+        HistoryReader::Chunk { after, .. } => {
             (Ok(after), REPLAY_CHUNK_BYTES, REPLAY_CHUNK_VALUES_MAX)
         }
         HistoryReader::View { .. } => {
@@ -44,6 +44,8 @@ pub fn read(store: &dyn Store, catalog: &RwLock<Catalog>, job: &HistoryJob) -> H
         })
         .map(|read| (after, read))
     });
+    // It is kept for a while, and counted by its length.
+    bytes.shrink_to_fit();
     match read {
         Ok((covered_after, read)) => History {
             reader: job.reader,

@@ -116,7 +116,9 @@ impl Hub {
 
     /// The socket takes bytes again.
     pub fn handle_writable(&mut self, token: Token) {
-        if let Some(key) = self.subscribers.find(token) {
+        if let Some(key) = self.subscribers.find(token)
+            && !self.subscribers[key].flags.has(Flags::STARVED)
+        {
             self.unblock(key);
         }
     }
@@ -224,10 +226,9 @@ impl Hub {
         let subscriber = &mut self.subscribers[key];
         let outbox = std::mem::replace(&mut subscriber.outbox, NONE);
         match self.outboxes.remove(outbox as usize) {
-            Outbox::Chunk { scanned_to, .. } => {
-                subscriber.cursor = scanned_to;
+            Outbox::Chunk { chunk, .. } => {
+                subscriber.cursor = chunk.scanned_to;
                 subscriber.partial = 0;
-                self.chunks -= 1;
                 self.settle(key);
             }
             // The chunk that came meanwhile had to be given back.
@@ -245,10 +246,10 @@ impl Hub {
         }
         // A chunk can be read again: it is not kept for as long as somebody else may be slow.
         let outbox = std::mem::replace(&mut subscriber.outbox, NONE);
-        let Outbox::Chunk { bytes, sent, .. } = self.outboxes.remove(outbox as usize) else {
+        let Outbox::Chunk { chunk, sent } = self.outboxes.remove(outbox as usize) else {
             unreachable!("in phase Sending the outbox is a chunk");
         };
-        for frame in Frames::new(&bytes) {
+        for frame in Frames::new(&chunk.bytes) {
             let id = frame.id.expect("history is events only");
             if frame.end > sent {
                 subscriber.partial = (sent - frame.start) as u32;
@@ -260,6 +261,5 @@ impl Hub {
             (subscriber.cursor, subscriber.partial) = (id, 0);
         }
         subscriber.phase = Phase::Stalled;
-        self.chunks -= 1;
     }
 }

@@ -30,6 +30,7 @@
 //! Rejected: a task or a channel for each subscriber (1.1 to 1.7 KB each, and a wake-up for every
 //! delivery), and a list of events that are queued for slow readers (memory grows with the load).
 
+mod chunks;
 mod delivery;
 mod replay;
 #[cfg(test)]
@@ -43,16 +44,17 @@ use std::collections::VecDeque;
 use rustix::io::Errno;
 use slab::Slab;
 
+use self::{
+    chunks::Chunks,
+    subscriber::{Flags, NONE, Outbox, Phase, Subscriber, Subscribers},
+    timers::PROBE_TICKS,
+    view::{Fill, Views},
+};
 pub use self::{
     delivery::Outgoing,
     replay::{History, HistoryJob, HistoryReader},
     subscriber::{Peer, Token},
     view::ViewSpec,
-};
-use self::{
-    subscriber::{Flags, NONE, Outbox, Phase, Subscriber, Subscribers},
-    timers::PROBE_TICKS,
-    view::{Fill, Views},
 };
 use crate::{
     event::{EventId, Format, RunId, Scope, Timestamp},
@@ -85,7 +87,7 @@ pub struct HubLimits {
     pub tail_bytes_max: usize,
     /// Bytes in all tails.
     pub tails_bytes_max: usize,
-    /// Chunks of history that are being read or sent.
+    /// Chunks of history in memory.
     pub replay_chunks_max: usize,
     /// How far a quiet stream may fall behind before it says where it is.
     pub cursor_lag_ids: u64,
@@ -193,8 +195,7 @@ pub struct Hub {
     sweeps: VecDeque<u32>,
     /// Subscribers that want a chunk of history.
     replay_queue: VecDeque<Token>,
-    /// Chunks that are being read or sent.
-    chunks: usize,
+    chunks: Chunks,
     /// Subscribers in phase `Ahead`, at some time at least.
     ahead: Vec<Token>,
     tails_bytes: usize,
@@ -219,6 +220,7 @@ struct Scratch {
 impl Hub {
     /// A hub without subscribers, at the end of the journal.
     pub fn new(config: HubConfig, now: Tick, seen: EventId) -> Hub {
+        let chunks = Chunks::new(config.limits.replay_chunks_max);
         Hub {
             random: config.seed | 1,
             config,
@@ -232,7 +234,7 @@ impl Hub {
             ready: VecDeque::new(),
             sweeps: VecDeque::new(),
             replay_queue: VecDeque::new(),
-            chunks: 0,
+            chunks,
             ahead: Vec::new(),
             tails_bytes: 0,
             trim_hand: 0,
@@ -344,6 +346,7 @@ impl Hub {
             self.forget_run(*run);
         }
         if !batch.deleted.is_empty() {
+            self.chunks.forget_places();
             self.forget_tails();
         }
         self.seen = self.seen.max(batch.last_id);
@@ -419,10 +422,8 @@ impl Hub {
     fn close(&mut self, key: u32, reason: Reason) {
         self.wheel.disarm(&mut self.subscribers, key);
         let subscriber = self.subscribers.slab.remove(key as usize);
-        if subscriber.outbox != NONE
-            && let Outbox::Chunk { .. } = self.outboxes.remove(subscriber.outbox as usize)
-        {
-            self.chunks -= 1;
+        if subscriber.outbox != NONE {
+            self.outboxes.remove(subscriber.outbox as usize);
         }
         if subscriber.view != NONE {
             self.leave(subscriber.view, subscriber.slot);
@@ -528,7 +529,6 @@ impl Hub {
     /// When it does not hold.
     pub fn invariants(&mut self) {
         let limits = self.config.limits;
-        let mut chunks = 0;
         let mut frames = 0;
         for (key, subscriber) in &self.subscribers.slab {
             let outbox = self.outboxes.get(subscriber.outbox as usize);
@@ -536,7 +536,7 @@ impl Hub {
             assert!(!subscriber.flags.has(Flags::PLANNED), "a plan outlives its slice");
             assert!(subscriber.links.is_armed(), "every stream has its timer");
             match (subscriber.phase, outbox) {
-                (Phase::Sending, Some(Outbox::Chunk { .. })) | (Phase::Reading, _) => chunks += 1,
+                (Phase::Sending, Some(Outbox::Chunk { .. })) => {}
                 (Phase::Sending, _) | (_, Some(Outbox::Chunk { .. })) => {
                     panic!("a chunk is in the outbox in phase Sending, and only then")
                 }
@@ -564,8 +564,10 @@ impl Hub {
             assert!(subscriber.phase != Phase::Filling || is_filling);
         }
         assert_eq!(frames, self.outboxes.len(), "no outbox without an owner");
-        // A reader that is at work for somebody who has left counts until it answers.
-        assert!(chunks <= self.chunks && self.chunks <= limits.replay_chunks_max);
+        self.chunks.invariants(self.outboxes.iter().filter_map(|(_, outbox)| match outbox {
+            Outbox::Chunk { chunk, .. } => Some(chunk),
+            Outbox::Frame { .. } => None,
+        }));
         let mut bytes = 0;
         for (_, view) in &self.views.slab {
             assert!(!view.subscribers.is_empty(), "a view without subscribers is removed");

@@ -1,18 +1,19 @@
 //! Where a subscriber goes on: in its view's tail, or in the journal until it gets there.
 //!
 //! History comes in two shapes: the end of a view's, read once into its tail for everybody, and
-//! chunks for those who are further behind. At most so many chunks are in memory at one time; who
-//! waits for one is a token in a queue.
+//! chunks for those who are further behind. At most so many chunks are in memory at one time
+//! ([`Chunks`](super::chunks::Chunks)); who waits for one is a token in a queue.
 
-use std::sync::Arc;
+use std::{rc::Rc, sync::Arc};
 
 use super::{
     Hub, Reason,
+    chunks::{Chunk, Place, Wanted},
     subscriber::{Flags, NONE, Outbox, Phase, Subscriber, Token},
     trim,
     view::{Fill, ViewSpec},
 };
-use crate::{event::EventId, tail::Place, wire::sse::Frames};
+use crate::{event::EventId, tail, wire::sse::Frames};
 
 /// History that should be read; the answer goes to [`Hub::handle_history`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,11 +36,11 @@ pub enum HistoryReader {
         /// Its generation.
         generation: u32,
     },
-    /// A subscriber behind the tail: what comes after this event.
-    Subscriber {
-        /// Who.
-        token: Token,
-        /// Its cursor.
+    /// Subscribers behind the tail: what comes after this event.
+    Chunk {
+        /// Which of the chunks that are being read.
+        number: u32,
+        /// The cursor of those who want it.
         after: EventId,
     },
 }
@@ -53,7 +54,7 @@ pub struct History {
     pub bytes: Vec<u8>,
     /// For a view: where the bytes begin. Every event of it after this one is in them.
     pub covered_after: EventId,
-    /// For a subscriber: up to where everything was considered.
+    /// For a chunk: up to where everything was considered.
     pub scanned_to: EventId,
     /// It could not be read.
     pub failed: bool,
@@ -108,23 +109,42 @@ impl Hub {
 
     /// History that should be read.
     pub fn poll_history(&mut self) -> Option<HistoryJob> {
-        while self.chunks < self.config.limits.replay_chunks_max {
-            let Some(token) = self.replay_queue.pop_front() else { break };
-            let Some(key) = self.subscribers.find(token) else { continue };
+        while let Some(&token) = self.replay_queue.front() {
+            let Some(key) = self.subscribers.find(token) else {
+                self.replay_queue.pop_front();
+                continue;
+            };
             let subscriber = &mut self.subscribers[key];
             if subscriber.phase != Phase::Queued {
+                self.replay_queue.pop_front();
                 continue;
             }
             if subscriber.flags.has(Flags::BLOCKED) {
                 // A keepalive found no room: nor would a chunk.
                 subscriber.phase = Phase::Stalled;
+                self.replay_queue.pop_front();
                 continue;
             }
-            subscriber.phase = Phase::Reading;
-            self.chunks += 1;
-            let reader = HistoryReader::Subscriber { token, after: subscriber.cursor };
-            let spec = Arc::clone(&self.views[subscriber.view].spec);
-            self.jobs.push_back(HistoryJob { reader, spec, upto: self.seen });
+            let &mut Subscriber { view, cursor: after, .. } = subscriber;
+            let view_generation = self.views[view].generation;
+            match self.chunks.want(Place { view, view_generation, after }, token) {
+                Wanted::Full => break,
+                Wanted::Reading => subscriber.phase = Phase::Reading,
+                Wanted::Read(number) => {
+                    subscriber.phase = Phase::Reading;
+                    let reader = HistoryReader::Chunk { number, after };
+                    let spec = Arc::clone(&self.views[view].spec);
+                    self.jobs.push_back(HistoryJob { reader, spec, upto: self.seen });
+                }
+                Wanted::Ready(chunk) => {
+                    subscriber.phase = Phase::Reading;
+                    self.handle_chunk(token, &chunk);
+                }
+            }
+            self.replay_queue.pop_front();
+        }
+        if self.replay_queue.is_empty() {
+            self.chunks.rest();
         }
         self.jobs.pop_front()
     }
@@ -135,7 +155,17 @@ impl Hub {
             HistoryReader::View { view, generation } => {
                 self.handle_fill(view, generation, history);
             }
-            HistoryReader::Subscriber { token, .. } => self.handle_chunk(token, history),
+            HistoryReader::Chunk { number, .. } => {
+                let History { bytes, scanned_to, failed, .. } = history;
+                let chunk = (!failed).then_some(Chunk { bytes, scanned_to });
+                let (waiting, chunk) = self.chunks.handle_read(number, chunk);
+                for token in waiting {
+                    match &chunk {
+                        Some(chunk) => self.handle_chunk(token, chunk),
+                        None => self.handle_no_chunk(token),
+                    }
+                }
+            }
         }
     }
 
@@ -181,43 +211,45 @@ impl Hub {
         let tail = &self.views[view].tail;
         let Some(offset) = tail.offset_after(cursor).filter(|_| partial > 0) else { return false };
         let inside = offset + u64::from(partial);
-        inside >= tail.end() || tail.place(inside) != Place { cursor, partial }
+        inside >= tail.end() || tail.place(inside) != tail::Place { cursor, partial }
     }
 
-    pub(super) fn handle_chunk(&mut self, token: Token, history: History) {
-        let Some(key) = self.subscribers.find(token) else {
-            self.chunks -= 1;
-            return;
-        };
-        let History { bytes, scanned_to, failed, .. } = history;
+    /// What a subscriber waited for is there.
+    fn handle_chunk(&mut self, token: Token, chunk: &Rc<Chunk>) {
+        let Some(key) = self.subscribers.find(token) else { return };
         let subscriber = &mut self.subscribers[key];
         if subscriber.phase != Phase::Reading {
-            self.chunks -= 1;
             return;
         }
         let skip = subscriber.partial as usize;
         // The event of which a part was sent is gone: its run was deleted.
-        let first = Frames::new(&bytes).next().and_then(|frame| frame.id);
+        let first = Frames::new(&chunk.bytes).next().and_then(|frame| frame.id);
         let lost_place = skip > 0 && first != Some(subscriber.cursor.next());
-        if failed || lost_place {
-            self.chunks -= 1;
+        if lost_place {
             self.close(key, Reason::Error);
             return;
         }
         if subscriber.outbox != NONE || subscriber.flags.has(Flags::BLOCKED) {
             // A frame of the server's own is still on its way, or was refused for want of room:
-            // the chunk is read again after that.
-            self.chunks -= 1;
+            // the chunk is asked for again after that.
             subscriber.phase = Phase::Stalled;
-        } else if bytes.is_empty() {
-            self.chunks -= 1;
-            subscriber.cursor = scanned_to;
+        } else if chunk.bytes.is_empty() {
+            subscriber.cursor = chunk.scanned_to;
             self.settle(key);
         } else {
             subscriber.phase = Phase::Sending;
-            let chunk = Outbox::Chunk { bytes, sent: skip, scanned_to };
+            let chunk = Outbox::Chunk { chunk: Rc::clone(chunk), sent: skip };
             subscriber.outbox = self.outboxes.insert(chunk) as u32;
         }
         self.ready.push_back(key);
+    }
+
+    /// What a subscriber waited for could not be read.
+    fn handle_no_chunk(&mut self, token: Token) {
+        if let Some(key) = self.subscribers.find(token)
+            && self.subscribers[key].phase == Phase::Reading
+        {
+            self.close(key, Reason::Error);
+        }
     }
 }

@@ -82,6 +82,7 @@ struct Coverage {
     closed: u64,
     chunks: u64,
     chunks_inside_an_event: u64,
+    chunks_shared: u64,
     chunks_full: u64,
     fills: u64,
     failed: u64,
@@ -100,6 +101,7 @@ impl Coverage {
         self.closed += other.closed;
         self.chunks += other.chunks;
         self.chunks_inside_an_event += other.chunks_inside_an_event;
+        self.chunks_shared += other.chunks_shared;
         self.chunks_full += other.chunks_full;
         self.fills += other.fills;
         self.failed += other.failed;
@@ -314,7 +316,7 @@ impl World {
             self.jobs.push(job);
         }
         self.coverage.chunks_full +=
-            u64::from(self.hub.chunks == self.hub.config.limits.replay_chunks_max);
+            u64::from(self.hub.chunks.len() == self.hub.config.limits.replay_chunks_max);
     }
 
     fn answer_one(&mut self) {
@@ -325,9 +327,10 @@ impl World {
         let job = self.jobs.swap_remove(index);
         let history = if self.chance(1, 100) {
             self.coverage.failed += 1;
-            if let HistoryReader::Subscriber { token, .. } = job.reader {
+            if let HistoryReader::Chunk { number, .. } = job.reader {
+                let waiting = self.hub.chunks.waiting(number);
                 let clients = self.clients.values_mut();
-                clients.filter(|client| client.token == token).for_each(|client| {
+                clients.filter(|client| waiting.contains(&client.token)).for_each(|client| {
                     client.twin.has_failed = true;
                 });
             }
@@ -360,10 +363,12 @@ impl World {
                     history.bytes.extend_from_slice(stored.frame(format));
                 }
             }
-            HistoryReader::Subscriber { token, after } => {
+            HistoryReader::Chunk { number, after } => {
                 self.coverage.chunks += 1;
-                let key = self.hub.subscribers.find(token);
-                let is_inside = key.is_some_and(|key| self.hub.subscribers[key].partial > 0);
+                let waiting = self.hub.chunks.waiting(number);
+                self.coverage.chunks_shared += u64::from(waiting.len() > 1);
+                let mut keys = waiting.iter().filter_map(|token| self.hub.subscribers.find(*token));
+                let is_inside = keys.any(|key| self.hub.subscribers[key].partial > 0);
                 self.coverage.chunks_inside_an_event += u64::from(is_inside);
                 assert!(after < job.upto, "there is something to read");
                 history.scanned_to = job.upto;
@@ -603,7 +608,9 @@ impl World {
             _ => {
                 // An edge that nobody waits for, or for which there is no reason.
                 let token = client.token;
-                client.unblock(self.now);
+                if client.starved.is_none() {
+                    client.unblock(self.now);
+                }
                 self.hub.handle_writable(token);
             }
         }
@@ -828,10 +835,11 @@ impl World {
             }
             self.pass_exactly(1);
         }
+        self.poll_history();
         self.hub.invariants();
         assert_eq!(self.hub.seen(), self.journal.end);
         assert_eq!(self.hub.subscriber_count(), self.clients.len());
-        assert_eq!(self.hub.chunks, 0, "no chunk is left");
+        assert_eq!(self.hub.chunks.len(), 0, "no chunk is left");
         for client in self.clients.values() {
             let twin = &client.twin;
             assert!(twin.greeting.is_empty());

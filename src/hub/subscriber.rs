@@ -1,6 +1,10 @@
 //! One parked stream: some seventy bytes, and no task.
 
+use std::rc::Rc;
+
 use slab::Slab;
+
+use super::chunks::Chunk;
 
 use crate::{
     event::EventId,
@@ -107,9 +111,9 @@ pub(super) struct Subscriber {
 pub(super) enum Outbox {
     /// A frame of the server itself, or the rest of one.
     Frame { bytes: Box<[u8]>, sent: usize },
-    /// A piece of history, with everything up to `scanned_to` considered. It can be read again,
-    /// so it need not be kept while the socket takes nothing.
-    Chunk { bytes: Vec<u8>, sent: usize, scanned_to: EventId },
+    /// A piece of history, which others may be sending too. It can be read again, so it need not
+    /// be kept while the socket takes nothing.
+    Chunk { chunk: Rc<Chunk>, sent: usize },
 }
 
 impl Outbox {
@@ -120,7 +124,7 @@ impl Outbox {
     pub(super) fn unsent(&self) -> &[u8] {
         match self {
             Outbox::Frame { bytes, sent } => &bytes[*sent..],
-            Outbox::Chunk { bytes, sent, .. } => &bytes[*sent..],
+            Outbox::Chunk { chunk, sent } => &chunk.bytes[*sent..],
         }
     }
 
