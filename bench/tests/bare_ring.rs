@@ -1,16 +1,38 @@
-//! The bare ring over real sockets, byte for byte.
+//! The bare ring over real sockets, byte for byte, with each thing that the kernel offers. What it
+//! refuses is skipped, and said so.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     process::{Child, Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const STREAM_HEAD: &str =
     "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-store\r\n\r\n";
 const ACCEPTED: &str = "HTTP/1.1 204 No Content\r\n\r\n";
+
+/// Every option, beginning with none.
+const VARIANTS: [&str; 17] = [
+    "",
+    "--driver send",
+    "--files direct",
+    "--completions all",
+    "--send zero-copy --completions all",
+    "--send zero-copy --completions all --files direct",
+    "--eventfd",
+    "--eventfd --completions all",
+    "--eventfd --task-work coop",
+    "--task-work coop",
+    "--task-work interrupt",
+    "--task-work interrupt --sqpoll 0",
+    "--task-work interrupt --sqpoll 0 --entries 1 --eventfd --driver send",
+    "--task-work interrupt --sqpoll 0 --send zero-copy --completions all",
+    "--busy-poll 50",
+    "--entries 1",
+    "--registered-ring --files direct",
+];
 
 /// A server of this test's own, ended with it.
 struct Server {
@@ -19,16 +41,37 @@ struct Server {
 }
 
 impl Server {
-    fn start(driver: &str) -> Server {
+    fn start() -> Server {
+        Server::with("").expect("a bare ring can be had")
+    }
+
+    /// Nothing if the kernel refuses these options.
+    fn with(options: &str) -> Option<Server> {
         let mut process = Command::new(env!("CARGO_BIN_EXE_bare_ring"))
-            .args(["--listen", "127.0.0.1:0", "--slice", "2", "--driver", driver])
+            .args(["--listen", "127.0.0.1:0", "--slice", "2"])
+            .args(options.split_whitespace())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim_end().strip_prefix("listening on ").unwrap().to_owned();
-        Server { process, address }
+        let mut server = Server { process, address: String::new() };
+        let Some(address) = line.trim_end().strip_prefix("listening on ") else {
+            let mut error = String::new();
+            let mut output = server.process.stderr.take().unwrap();
+            output.read_to_string(&mut error).unwrap();
+            assert!(error.contains("the kernel refuses"), "{options}: {error}");
+            eprintln!("skipped, {options}: {error}");
+            return None;
+        };
+        address.clone_into(&mut server.address);
+        Some(server)
+    }
+
+    /// One for each of these options, with what it was given.
+    fn each(variants: &[&'static str]) -> impl Iterator<Item = (&'static str, Server)> {
+        variants.iter().filter_map(|options| Some((*options, Server::with(options)?)))
     }
 
     fn connect(&self) -> TcpStream {
@@ -46,7 +89,43 @@ impl Server {
 
     /// How many descriptors the server has open.
     fn open_files(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.process.id())).unwrap().count()
+        self.descriptors().len()
+    }
+
+    /// Its descriptors, each with what it is.
+    fn descriptors(&self) -> Vec<(String, String)> {
+        let directory = std::fs::read_dir(format!("/proc/{}/fd", self.process.id())).unwrap();
+        let mut descriptors = Vec::new();
+        for entry in directory.map(Result::unwrap) {
+            // One may have been closed meanwhile.
+            if let Ok(target) = entry.path().read_link() {
+                let name = entry.file_name().into_string().unwrap();
+                descriptors.push((name, target.display().to_string()));
+            }
+        }
+        descriptors
+    }
+
+    /// What the kernel says about the ring: the rest of the line that begins so.
+    fn ring_is(&self, name: &str) -> Option<String> {
+        let descriptors = self.descriptors();
+        let (ring, _) =
+            descriptors.iter().find(|(_, target)| target == "anon_inode:[io_uring]").unwrap();
+        let path = format!("/proc/{}/fdinfo/{ring}", self.process.id());
+        let text = std::fs::read_to_string(path).unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(":"));
+        value.map(|value| value.trim().to_owned())
+    }
+
+    /// How many completions the ring has posted.
+    fn completions(&self) -> u32 {
+        self.ring_is("CqTail").unwrap().parse().unwrap()
+    }
+
+    fn publish(&self, body: &str) {
+        let mut publisher = self.connect();
+        publisher.write_all(post(body).as_bytes()).unwrap();
+        expect(&mut publisher, ACCEPTED);
     }
 }
 
@@ -70,12 +149,10 @@ fn expect(socket: &mut TcpStream, bytes: &str) {
 
 #[test]
 fn every_subscriber_gets_every_line() {
-    for driver in ["uring", "send"] {
-        let server = Server::start(driver);
+    for (options, server) in Server::each(&VARIANTS) {
+        eprintln!("{options}");
         let mut subscribers: Vec<_> = (0..5).map(|_| server.subscribe()).collect();
-        let mut publisher = server.connect();
-        publisher.write_all(post("{\"a\":1}\n{\"b\":2}\n").as_bytes()).unwrap();
-        expect(&mut publisher, ACCEPTED);
+        server.publish("{\"a\":1}\n{\"b\":2}\n");
         for subscriber in &mut subscribers {
             expect(subscriber, "id: 1\ndata: {\"a\":1}\n\nid: 2\ndata: {\"b\":2}\n\n");
         }
@@ -84,7 +161,7 @@ fn every_subscriber_gets_every_line() {
 
 #[test]
 fn pipelined_requests_in_pieces_are_each_answered() {
-    let server = Server::start("uring");
+    let server = Server::start();
     let mut subscriber = server.subscribe();
     let mut publisher = server.connect();
     publisher.set_nodelay(true).unwrap();
@@ -100,45 +177,60 @@ fn pipelined_requests_in_pieces_are_each_answered() {
 /// It once lay there until something else happened.
 #[test]
 fn what_is_published_during_a_delivery_follows_it() {
-    let server = Server::start("uring");
-    let mut subscribers: Vec<_> = (0..200).map(|_| server.subscribe()).collect();
-    let mut publisher = server.connect();
-    publisher.set_nodelay(true).unwrap();
-    for round in 0..20 {
-        for body in ["one", "two"] {
-            publisher.write_all(post(body).as_bytes()).unwrap();
-            // The answer says that the delivery has begun, or is about to.
-            expect(&mut publisher, ACCEPTED);
-        }
-        let (first, second) = (2 * round + 1, 2 * round + 2);
-        for subscriber in &mut subscribers {
-            let events = format!("id: {first}\ndata: one\n\nid: {second}\ndata: two\n\n");
-            expect(subscriber, &events);
+    for (options, server) in Server::each(&VARIANTS) {
+        eprintln!("{options}");
+        let mut subscribers: Vec<_> = (0..100).map(|_| server.subscribe()).collect();
+        let mut publisher = server.connect();
+        publisher.set_nodelay(true).unwrap();
+        for round in 0..10 {
+            for body in ["one", "two"] {
+                publisher.write_all(post(body).as_bytes()).unwrap();
+                // The answer says that the delivery has begun, or is about to.
+                expect(&mut publisher, ACCEPTED);
+            }
+            let (first, second) = (2 * round + 1, 2 * round + 2);
+            for subscriber in &mut subscribers {
+                let events = format!("id: {first}\ndata: one\n\nid: {second}\ndata: two\n\n");
+                expect(subscriber, &events);
+            }
         }
     }
 }
 
 #[test]
 fn a_hang_up_gives_the_descriptor_back() {
-    let server = Server::start("uring");
-    let mut stays = server.subscribe();
-    let before = server.open_files();
-    drop((server.subscribe(), server.subscribe()));
-    let deadline = std::time::Instant::now() + DEADLINE;
-    while server.open_files() > before {
-        assert!(std::time::Instant::now() < deadline, "descriptors stay open");
-        std::thread::sleep(Duration::from_millis(5));
+    for (options, server) in Server::each(&VARIANTS) {
+        eprintln!("{options}");
+        let mut stays = server.subscribe();
+        let before = server.open_files();
+        drop((server.subscribe(), server.subscribe()));
+        wait_until("descriptors stay open", || server.open_files() <= before);
+        server.publish("still here");
+        expect(&mut stays, "id: 1\ndata: still here\n\n");
     }
-    server.connect().write_all(post("still here").as_bytes()).unwrap();
-    expect(&mut stays, "id: 1\ndata: still here\n\n");
+}
+
+/// A socket that stays in a table of the ring stays open.
+#[test]
+fn whoever_is_refused_is_hung_up_on() {
+    for (options, server) in Server::each(&VARIANTS) {
+        eprintln!("{options}");
+        let mut refused = server.connect();
+        refused.write_all(b"PUT / HTTP/1.1\r\n\r\n").unwrap();
+        assert_eq!(refused.read(&mut [0; 1]).unwrap(), 0);
+        // Its place is taken by the next one.
+        let mut next = server.subscribe();
+        server.publish("next");
+        expect(&mut next, "id: 1\ndata: next\n\n");
+    }
 }
 
 #[test]
 fn a_subscriber_that_does_not_read_is_dropped_alone() {
     const LINE_BYTES: usize = 512 * 1024;
     const POSTS: usize = 64;
-    for driver in ["uring", "send"] {
-        let server = Server::start(driver);
+    for (options, server) in Server::each(&VARIANTS) {
+        eprintln!("{options}");
         let stuck = server.subscribe();
         let before = server.open_files();
         let mut reads = server.subscribe();
@@ -150,7 +242,94 @@ fn a_subscriber_that_does_not_read_is_dropped_alone() {
             expect(&mut reads, &format!("id: {id}\ndata: {line}\n\n"));
         }
         // The publisher has come, the stuck one has gone.
-        assert_eq!(server.open_files(), before + 1);
+        wait_until("the stuck one stays", || server.open_files() == before + 1);
         drop(stuck);
+    }
+}
+
+#[test]
+fn the_ring_is_set_up_as_asked() {
+    let bare = Server::start();
+    assert_eq!(bare.ring_is("SqMask").as_deref(), Some("0xff"));
+    assert_eq!(bare.ring_is("UserFiles").as_deref(), Some("0"));
+    assert!(bare.descriptors().iter().all(|(_, target)| !target.contains("eventfd")));
+
+    for (_, server) in Server::each(&["--entries 1024"]) {
+        assert_eq!(server.ring_is("SqMask").as_deref(), Some("0x3ff"));
+    }
+    for (_, server) in Server::each(&["--files direct"]) {
+        assert_ne!(server.ring_is("UserFiles").as_deref(), Some("0"));
+    }
+    for (_, server) in Server::each(&["--busy-poll 50"]) {
+        // Older kernels do not tell.
+        if let Some(napi) = server.ring_is("NAPI") {
+            assert_eq!(
+                (napi.as_str(), bare.ring_is("NAPI").as_deref()),
+                ("enabled", Some("disabled"))
+            );
+        }
+    }
+    for (_, server) in Server::each(&["--eventfd"]) {
+        assert!(server.descriptors().iter().any(|(_, target)| target.contains("eventfd")));
+    }
+    for (_, server) in Server::each(&["--task-work interrupt --sqpoll 0"]) {
+        assert_ne!(server.ring_is("SqThread").as_deref(), Some("-1"));
+    }
+}
+
+#[test]
+fn sends_post_the_completions_that_are_asked_for() {
+    const SUBSCRIBERS: u32 = 7;
+    // A zero-copy send posts its result and a notification.
+    for (options, for_each) in
+        [("", 0), ("--completions all", 1), ("--send zero-copy --completions all", 2)]
+    {
+        let Some(server) = Server::with(options) else { continue };
+        let mut subscribers: Vec<_> = (0..SUBSCRIBERS).map(|_| server.subscribe()).collect();
+        let mut publisher = server.connect();
+        // The first brings the publisher's own: it was accepted, and there was something to read.
+        for event in ["first", "second"] {
+            let before = server.completions();
+            publisher.write_all(post(event).as_bytes()).unwrap();
+            expect(&mut publisher, ACCEPTED);
+            for subscriber in &mut subscribers {
+                let id = if event == "first" { 1 } else { 2 };
+                expect(subscriber, &format!("id: {id}\ndata: {event}\n\n"));
+            }
+            if event == "second" {
+                let posted = || server.completions() - before;
+                wait_until("completions are missing", || posted() > for_each * SUBSCRIBERS);
+                assert_eq!(posted(), for_each * SUBSCRIBERS + 1, "{options}");
+            }
+        }
+    }
+}
+
+#[test]
+fn options_that_exclude_one_another_are_refused() {
+    for options in [
+        "--send zero-copy",
+        "--sqpoll 0",
+        "--driver send --completions all",
+        "--driver send --send zero-copy --completions all",
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bare_ring"));
+        command.args(["--listen", "127.0.0.1:0"]).args(options.split_whitespace());
+        let output = command.output().unwrap();
+        assert!(!output.status.success(), "{options}");
+        assert!(
+            String::from_utf8_lossy(&output.stderr).contains(" needs ")
+                || String::from_utf8_lossy(&output.stderr).contains("asks nothing"),
+            "{options}"
+        );
+    }
+}
+
+/// Fails with these words when it has not come to pass in time.
+fn wait_until(otherwise: &str, mut has_happened: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !has_happened() {
+        assert!(Instant::now() < deadline, "{otherwise}");
+        std::thread::sleep(Duration::from_millis(5));
     }
 }

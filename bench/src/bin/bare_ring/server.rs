@@ -10,6 +10,7 @@ use std::{
     collections::HashMap,
     io,
     os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    rc::Rc,
 };
 
 use rustix::{
@@ -19,7 +20,8 @@ use rustix::{
 
 use crate::{
     http::{self, Request},
-    ring::{Driver, Event, Ring},
+    options::Options,
+    ring::{Event, Ring},
 };
 
 /// Bytes that may wait for the delivery before them; then publishers wait too.
@@ -54,7 +56,7 @@ pub struct Server {
     /// Events for the next delivery.
     outbox: Vec<u8>,
     /// Events of this delivery; empty when there is none.
-    delivery: Vec<u8>,
+    delivery: Rc<Vec<u8>>,
     /// The descriptor with which it goes on.
     next: usize,
     /// Subscribers that had no room, since the start.
@@ -68,17 +70,17 @@ impl Server {
     ///
     /// # Errors
     /// When the kernel refuses the ring.
-    pub fn new(listener: OwnedFd, driver: Driver, slice: usize) -> io::Result<Server> {
+    pub fn new(listener: OwnedFd, options: Options, slice: usize) -> io::Result<Server> {
         Ok(Server {
             listener,
             is_accepting: false,
-            ring: Ring::new(driver, slice)?,
+            ring: Ring::new(options)?,
             slice,
             peers: Vec::new(),
             partial: HashMap::new(),
             last_id: 0,
             outbox: Vec::new(),
-            delivery: Vec::new(),
+            delivery: Rc::default(),
             next: 0,
             dropped: 0,
             dropped_reported: 0,
@@ -104,7 +106,10 @@ impl Server {
         match event {
             Event::Accepted(fd) => {
                 self.set_peer(fd, Peer::Publisher);
-                self.read(fd);
+                match self.ring.adopt(fd) {
+                    Ok(()) => self.read(fd),
+                    Err(_) => self.close(fd),
+                }
             }
             // Accepting goes on when a descriptor has become free.
             Event::AcceptEnded(Some(Errno::MFILE | Errno::NFILE)) => self.is_accepting = false,
@@ -181,11 +186,11 @@ impl Server {
     /// Sends to the next few subscribers.
     fn deliver_slice(&mut self) {
         if self.delivery.is_empty() {
-            std::mem::swap(&mut self.delivery, &mut self.outbox);
+            if self.outbox.is_empty() {
+                return;
+            }
+            self.delivery = Rc::new(std::mem::take(&mut self.outbox));
             self.next = 0;
-        }
-        if self.delivery.is_empty() {
-            return;
         }
         let Server { ring, peers, next, .. } = self;
         let subscribers = (*next..peers.len())
@@ -194,7 +199,7 @@ impl Server {
             .map(|fd| (fd as u32).cast_signed())
             .take(self.slice);
         if ring.send_to_all(subscribers, &self.delivery) < self.slice {
-            self.delivery.clear();
+            self.delivery = Rc::default();
             self.report_dropped();
         }
     }
@@ -218,6 +223,7 @@ impl Server {
     fn close(&mut self, fd: RawFd) {
         self.peers[index(fd)] = Peer::Nobody;
         self.partial.remove(&fd);
+        self.ring.forget(fd);
         // SAFETY: the kernel gave it to us when it accepted; it is closed once, after the one
         // request that was made for it has completed, and not used again.
         drop(unsafe { OwnedFd::from_raw_fd(fd) });
