@@ -228,7 +228,7 @@ fn whoever_is_refused_is_hung_up_on() {
 #[test]
 fn a_subscriber_that_does_not_read_is_dropped_alone() {
     const LINE_BYTES: usize = 512 * 1024;
-    const POSTS: usize = 64;
+    const POSTS_MAX: usize = 64;
     for (options, server) in Server::each(&VARIANTS) {
         eprintln!("{options}");
         let stuck = server.subscribe();
@@ -236,13 +236,40 @@ fn a_subscriber_that_does_not_read_is_dropped_alone() {
         let mut reads = server.subscribe();
         let mut publisher = server.connect();
         let line = "x".repeat(LINE_BYTES);
-        for id in 1..=POSTS {
+        let mut id = 0;
+        let mut publish = || {
+            id += 1;
             publisher.write_all(post(&line).as_bytes()).unwrap();
             expect(&mut publisher, ACCEPTED);
             expect(&mut reads, &format!("id: {id}\ndata: {line}\n\n"));
+            id
+        };
+        assert_eq!(publish(), 1);
+        // The publisher has come besides the one that reads, until the stuck one has gone.
+        while server.open_files() > before + 1 {
+            assert!(publish() < POSTS_MAX, "the stuck one stays");
         }
-        // The publisher has come, the stuck one has gone.
-        wait_until("the stuck one stays", || server.open_files() == before + 1);
+        publish();
+        assert_eq!(server.open_files(), before + 1);
+        drop(stuck);
+    }
+}
+
+/// It once went on, with `send(2)`, until something else happened.
+#[test]
+fn who_has_no_room_is_dropped_at_once() {
+    // More than the buffers of a connection hold.
+    const LINE_BYTES: usize = 15 * 1024 * 1024;
+    for (options, server) in Server::each(&["", "--driver send"]) {
+        eprintln!("{options}");
+        let mut publisher = server.connect();
+        publisher.write_all(post("first").as_bytes()).unwrap();
+        expect(&mut publisher, ACCEPTED);
+        let before = server.open_files();
+        let stuck = server.subscribe();
+        publisher.write_all(post(&"x".repeat(LINE_BYTES)).as_bytes()).unwrap();
+        expect(&mut publisher, ACCEPTED);
+        wait_until("the stuck one stays", || server.open_files() == before);
         drop(stuck);
     }
 }
