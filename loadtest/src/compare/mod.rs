@@ -180,8 +180,8 @@ impl Compare {
                  lets all subscribers come back at once with a cursor {BEHIND} events old."
             ),
             "The bare ring accepts and sends through io_uring and does nothing else: no HTTP to \
-             speak of, no streams, no history. Nothing that sends to one socket at a time can cost \
-             less."
+             speak of, no streams, no history. Its events are as long as tidewheel's. Nothing that \
+             sends to one socket at a time can cost less."
                 .into(),
         ];
         if self.quick {
@@ -214,6 +214,7 @@ impl Compare {
             preset: peer.preset.into(),
             server_pids: vec![server.pid()],
             in_flight: peer.in_flight,
+            payload_bytes: peer.payload_bytes,
             settle: if self.quick { QUICK_SETTLE } else { Options::default().settle },
             ..Options::default()
         };

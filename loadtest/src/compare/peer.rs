@@ -36,7 +36,15 @@ pub struct Peer {
     pub in_flight: usize,
     /// Whether it is no server, but a limit.
     pub is_limit: bool,
+    /// How long a published payload is, in bytes.
+    pub payload_bytes: usize,
 }
+
+/// Of a payload for a server that puts an envelope around it.
+const PAYLOAD_BYTES: usize = 100;
+/// A payload so long makes a frame of the bare ring as long as one of tidewheel's: 225 bytes with
+/// ids of some thousands.
+const BARE_PAYLOAD_BYTES: usize = 207;
 
 const SERVER: Peer = Peer {
     name: "",
@@ -46,6 +54,7 @@ const SERVER: Peer = Peer {
     subscribers_max: usize::MAX,
     in_flight: 1_000,
     is_limit: false,
+    payload_bytes: PAYLOAD_BYTES,
 };
 
 /// Servers of interpreted languages take about 50 us of processor time a delivery.
@@ -73,6 +82,7 @@ pub const PEERS: &[Peer] = &[
         directory: "bare-ring",
         promise: Promise::None,
         is_limit: true,
+        payload_bytes: BARE_PAYLOAD_BYTES,
         ..SERVER
     },
     Peer {
