@@ -10,6 +10,7 @@
 //! no second chance. Who has no room for a whole delivery is dropped, and counted on standard
 //! error. What a real server spends more than this, it spends on being one.
 
+mod event;
 mod http;
 mod lent;
 mod options;

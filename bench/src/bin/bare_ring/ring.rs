@@ -27,7 +27,8 @@ use rustix::{
 };
 
 use crate::{
-    lent::{self, Lent},
+    event::{self, About, Event, Kind},
+    lent::Lent,
     options::{Completions, Driver, Files, Options, Sends},
 };
 
@@ -35,41 +36,6 @@ use crate::{
 const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT
     .union(SendFlags::NOSIGNAL)
     .union(SendFlags::from_bits_retain(RecvFlags::WAITALL.bits()));
-
-/// What has happened. A connection is named by its descriptor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// Somebody has connected.
-    Accepted(RawFd),
-    /// Nobody is accepted any more, until it is asked for again; with the error, if it was one.
-    AcceptEnded(Option<Errno>),
-    /// A watched connection has something to read, or has ended.
-    Readable(RawFd),
-    /// A watched connection has ended.
-    HungUp(RawFd),
-    /// Of what was sent, not all has found room.
-    Unsent(RawFd),
-}
-
-/// What a completion is about: the topmost byte of its user data, above the number of a delivery
-/// and the descriptor.
-#[derive(Clone, Copy)]
-enum Kind {
-    Accept,
-    Readable,
-    HangUp,
-    /// A send that posts nothing when it goes well.
-    Send,
-    /// A send of a delivery that posts its completion in any case.
-    Counted,
-    /// Everything that was submitted before it has been taken.
-    Taken,
-}
-
-fn user_data(kind: Kind, number: u32, fd: RawFd) -> u64 {
-    const { assert!(lent::NUMBER_BITS + 8 == u32::BITS) };
-    u64::from((kind as u32) << lent::NUMBER_BITS | number) << 32 | u64::from(fd.cast_unsigned())
-}
 
 /// See the module.
 ///
@@ -114,7 +80,7 @@ impl Ring {
     pub fn accept(&mut self, listener: BorrowedFd<'_>) {
         let accept = opcode::AcceptMulti::new(types::Fd(listener.as_raw_fd()))
             .flags(SocketFlags::CLOEXEC.bits().cast_signed());
-        self.push(&accept.build().user_data(user_data(Kind::Accept, 0, 0)));
+        self.push(&accept.build().user_data(About::new(Kind::Accept, 0).user_data()));
     }
 
     /// Takes a connection in, before anything else is asked about it.
@@ -149,7 +115,7 @@ impl Ring {
 
     fn poll(&mut self, fd: RawFd, flags: PollFlags, kind: Kind) {
         let poll = opcode::PollAdd::new(types::Fd(fd), u32::from(flags.bits())).build();
-        self.push(&poll.flags(self.file_flags()).user_data(user_data(kind, 0, fd)));
+        self.push(&poll.flags(self.file_flags()).user_data(About::new(kind, fd).user_data()));
     }
 
     /// Sends bytes that never change, with the next submission.
@@ -176,7 +142,7 @@ impl Ring {
             .flags(SEND_FLAGS.bits().cast_signed())
             .build()
             .flags(self.file_flags() | squeue::Flags::SKIP_SUCCESS)
-            .user_data(user_data(Kind::Send, 0, fd))
+            .user_data(About::new(Kind::Send, fd).user_data())
     }
 
     fn send_counted(&mut self, fd: RawFd, bytes: &Rc<Vec<u8>>) {
@@ -188,8 +154,8 @@ impl Ring {
                 opcode::SendZc::new(types::Fd(fd), start, length).flags(flags).build()
             }
         };
-        let user_data = user_data(Kind::Counted, self.lent.lend(bytes), fd);
-        self.push(&entry.flags(self.file_flags()).user_data(user_data));
+        let about = About { kind: Kind::Counted, number: self.lent.lend(bytes), fd };
+        self.push(&entry.flags(self.file_flags()).user_data(about.user_data()));
     }
 
     /// What makes a descriptor the place in the table that has the same number.
@@ -223,7 +189,7 @@ impl Ring {
     /// The kernel's thread takes requests in their order, and finishes those that may not wait
     /// before it goes on: when the last one has completed, so have they.
     fn wait_until_taken(&mut self) {
-        self.push(&opcode::Nop::new().build().user_data(user_data(Kind::Taken, 0, 0)));
+        self.push(&opcode::Nop::new().build().user_data(About::new(Kind::Taken, 0).user_data()));
         while !std::mem::take(&mut self.is_taken) {
             self.enter(1);
             self.collect();
@@ -285,24 +251,20 @@ impl Ring {
 
     /// Keeps what a completion tells.
     fn take(&mut self, completion: &cqueue::Entry) {
-        const COUNTED: u8 = Kind::Counted as u8;
-        const TAKEN: u8 = Kind::Taken as u8;
-        let (data, result, flags) =
-            (completion.user_data(), completion.result(), completion.flags());
-        let (kind, fd) = ((data >> (32 + lent::NUMBER_BITS)) as u8, data as RawFd);
-        match kind {
-            COUNTED => {
-                let number = (data >> 32) as u32 & lent::NUMBER_MASK;
-                let is_whole = usize::try_from(result) == Ok(self.lent.length(number));
-                if !cqueue::notif(flags) && !is_whole && !is_hang_up(result) {
-                    self.early.push(Event::Unsent(fd));
+        let about = About::from_user_data(completion.user_data());
+        let (result, flags) = (completion.result(), completion.flags());
+        match about.kind {
+            Kind::Taken => self.is_taken = true,
+            Kind::Counted => {
+                let is_whole = usize::try_from(result) == Ok(self.lent.length(about.number));
+                if !is_whole && !cqueue::notif(flags) {
+                    event::report(about, result, false, &mut self.early);
                 }
                 if !cqueue::more(flags) {
-                    self.lent.give_back(number);
+                    self.lent.give_back(about.number);
                 }
             }
-            TAKEN => self.is_taken = true,
-            _ => report(kind, fd, result, cqueue::more(flags), &mut self.early),
+            _ => event::report(about, result, cqueue::more(flags), &mut self.early),
         }
     }
 
@@ -335,34 +297,6 @@ fn length(bytes: &[u8]) -> u32 {
     u32::try_from(bytes.len()).expect("the outbox is bounded far below")
 }
 
-/// Appends what a completion tells, and whether its request goes on.
-fn report(kind: u8, fd: RawFd, result: i32, goes_on: bool, events: &mut Vec<Event>) {
-    const ACCEPT: u8 = Kind::Accept as u8;
-    const READABLE: u8 = Kind::Readable as u8;
-    const HANG_UP: u8 = Kind::HangUp as u8;
-    match kind {
-        ACCEPT => {
-            let error = (result < 0).then(|| Errno::from_raw_os_error(-result));
-            if result >= 0 {
-                events.push(Event::Accepted(result));
-            }
-            // A full completion queue ends it too, with a connection and no error.
-            if !goes_on {
-                events.push(Event::AcceptEnded(error));
-            }
-        }
-        READABLE => events.push(Event::Readable(fd)),
-        HANG_UP => events.push(Event::HungUp(fd)),
-        _ if is_hang_up(result) => {}
-        _ => events.push(Event::Unsent(fd)),
-    }
-}
-
-/// A send to a peer that has gone: the poll of that connection reports it too.
-fn is_hang_up(result: i32) -> bool {
-    [Errno::PIPE, Errno::CONNRESET].iter().any(|errno| result == -errno.raw_os_error())
-}
-
 fn is_passing(error: &io::Error) -> bool {
     [Errno::INTR, Errno::AGAIN, Errno::BUSY, Errno::NOMEM]
         .iter()
@@ -371,20 +305,30 @@ fn is_passing(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::{io::Read, os::unix::net::UnixStream};
+
+    use argh::FromArgs;
+
     use super::*;
+    use crate::Args;
 
-    fn accepted(result: i32, goes_on: bool) -> Vec<Event> {
-        let mut events = Vec::new();
-        report(Kind::Accept as u8, 0, result, goes_on, &mut events);
-        events
-    }
-
-    /// Over 4,096 connections at a time fill the completion queue, and were the last.
     #[test]
-    fn accepting_that_ends_with_a_connection_is_reported() {
-        assert_eq!(accepted(7, true), [Event::Accepted(7)]);
-        assert_eq!(accepted(7, false), [Event::Accepted(7), Event::AcceptEnded(None)]);
-        let error = Errno::MFILE;
-        assert_eq!(accepted(-error.raw_os_error(), false), [Event::AcceptEnded(Some(error))]);
+    fn a_direct_file_needs_no_descriptor() {
+        let args = ["--listen", "127.0.0.1:0", "--files", "direct"];
+        let args = Args::from_args(&["bare_ring"], &args).unwrap();
+        let mut ring = match Ring::new(args.options()) {
+            Ok(ring) => ring,
+            Err(error) => return eprintln!("skipped: {error}"),
+        };
+        let (socket, mut peer) = UnixStream::pair().unwrap();
+        let place = socket.as_raw_fd();
+        ring.adopt(place).unwrap();
+        drop(socket);
+        ring.send_static(place, b"sent");
+        ring.submit_all();
+        ring.forget(place);
+        let mut read = String::new();
+        peer.read_to_string(&mut read).unwrap();
+        assert_eq!(read, "sent");
     }
 }

@@ -19,9 +19,10 @@ use rustix::{
 };
 
 use crate::{
+    event::Event,
     http::{self, Request},
     options::Options,
-    ring::{Event, Ring},
+    ring::Ring,
 };
 
 /// Bytes that may wait for the delivery before them; then publishers wait too.
