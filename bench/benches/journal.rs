@@ -2,83 +2,35 @@
 //! the same bytes keyed by id, one row an event. And what replay costs.
 
 use std::hint::black_box;
-use std::path::Path;
 use std::sync::RwLock;
 use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use redb::{Database, TableDefinition};
 use tempfile::TempDir;
-use tidewheel::event::{
-    EventId, EventType, Json, Labels, NewEvent, RunId, Scope, Selection, Timestamp,
-};
-use tidewheel::journal::catalog::Catalog;
+use tidewheel::event::{EventId, RunId, Scope, Selection};
 use tidewheel::journal::commit::Committer;
 use tidewheel::journal::history::{HistoryRequest, read_forward};
 use tidewheel::journal::redb::RedbStore;
-use tidewheel::journal::store::Store;
-use tidewheel::journal::{IfMatch, Once, Write};
 use tidewheel::limits::{
     IDEMPOTENCY_KEYS, JOURNAL_CACHE_BYTES, REPLAY_CHUNK_BYTES, REPLAY_CHUNK_VALUES_MAX,
 };
 
+#[path = "scene/journal.rs"]
+mod scene;
+
+use scene::{Journal, event};
+
 const BATCHES: [usize; 3] = [1, 64, 1_024];
 const RUNS: [u64; 2] = [1, 10_000];
-const NOW: Timestamp = Timestamp(1_800_000_000_000);
+
+fn journal(directory: &TempDir, runs: u64) -> Journal<RedbStore> {
+    Journal::open(RedbStore::open(directory.path()).unwrap(), runs)
+}
 
 /// On the disk of the build directory: a temporary directory may be in memory.
 fn directory() -> TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
-}
-
-fn event() -> NewEvent {
-    NewEvent {
-        event_type: EventType::new("AGENT_THINKING").unwrap(),
-        payload: Json::from_trusted(format!("{{\"text\":\"{}\"}}", "x".repeat(175))),
-    }
-}
-
-struct Journal {
-    store: RedbStore,
-    committer: Committer,
-    catalog: Catalog,
-    runs: u64,
-    next_run: u64,
-}
-
-impl Journal {
-    fn open(directory: &Path, runs: u64) -> Journal {
-        let store = RedbStore::open(directory).unwrap();
-        let (committer, catalog) = Committer::open(&store, IDEMPOTENCY_KEYS).unwrap();
-        let mut journal = Journal { store, committer, catalog, runs, next_run: 0 };
-        let create =
-            || Write::CreateRun { labels: Labels::default(), metadata: Json::null(), key: None };
-        journal.commit((0..runs).map(|_| create()).collect());
-        journal
-    }
-
-    /// So many appends of one event, to one run after the other.
-    fn appends(&mut self, events: usize) -> Vec<Write> {
-        (0..events)
-            .map(|_| {
-                self.next_run = self.next_run % self.runs + 1;
-                Write::Append {
-                    run: RunId(self.next_run),
-                    events: vec![event()],
-                    once: Once::No,
-                    if_match: IfMatch::Any,
-                }
-            })
-            .collect()
-    }
-
-    fn commit(&mut self, writes: Vec<Write>) -> usize {
-        for write in writes {
-            self.committer.stage(write, NOW, &self.catalog);
-        }
-        self.store.append(self.committer.seal(), true).unwrap();
-        self.committer.committed(&mut self.catalog).answers.len()
-    }
 }
 
 fn commits(criterion: &mut Criterion) {
@@ -89,7 +41,7 @@ fn commits(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(events as u64));
         for runs in RUNS {
             let directory = directory();
-            let mut journal = Journal::open(directory.path(), runs);
+            let mut journal = journal(&directory, runs);
             group.bench_function(
                 BenchmarkId::new(format!("journal/{runs} runs"), events),
                 |bencher| {
@@ -132,7 +84,7 @@ fn bare_commit(database: &Database, row: &str, next_id: &mut u64, events: usize)
 /// One chunk of replay: of everything, and of one run among 1,000 that take turns.
 fn replay(criterion: &mut Criterion) {
     let directory = directory();
-    let mut journal = Journal::open(directory.path(), 1_000);
+    let mut journal = journal(&directory, 1_000);
     for _ in 0..100 {
         let writes = journal.appends(1_024);
         journal.commit(writes);
@@ -167,7 +119,7 @@ fn replay(criterion: &mut Criterion) {
 /// What opening costs: 100,000 events of 1,000 runs.
 fn open(criterion: &mut Criterion) {
     let directory = directory();
-    let mut journal = Journal::open(directory.path(), 1_000);
+    let mut journal = journal(&directory, 1_000);
     for _ in 0..100 {
         let writes = journal.appends(1_000);
         journal.commit(writes);

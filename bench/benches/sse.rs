@@ -3,23 +3,13 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use tidewheel::event::{Event, EventId, EventType, Format, Json, RunId, Timestamp};
-use tidewheel::limits::TAIL_SEGMENT_BYTES;
+use tidewheel::event::{Format, Timestamp};
 use tidewheel::wire::sse::{self, Frames};
 
-/// An event whose frame has about `bytes`.
-fn event(id: u64, bytes: usize) -> Event {
-    let beside = 150;
-    let text = "x".repeat(bytes.saturating_sub(beside));
-    Event {
-        id: EventId(id),
-        run_id: RunId(12_345),
-        seq: 678,
-        event_type: EventType::new("TOKEN").expect("a type"),
-        payload: Json::parse(&format!("{{\"text\":\"{text}\"}}")).expect("JSON"),
-        created_at: Timestamp(1_767_225_600_007),
-    }
-}
+#[path = "scene/sse.rs"]
+mod scene;
+
+use scene::{event, segment};
 
 fn encode(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("sse/encode");
@@ -51,13 +41,7 @@ fn encode(criterion: &mut Criterion) {
 fn frames(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("sse/frames of 64 KiB");
     for (name, bytes) in [("150 bytes", 150), ("4 KB", 4_096)] {
-        let mut segment = Vec::new();
-        for id in 1_000_000.. {
-            sse::event(&mut segment, &event(id, bytes).borrowed(), Format::Envelope);
-            if segment.len() >= TAIL_SEGMENT_BYTES {
-                break;
-            }
-        }
+        let segment = segment(bytes);
         group.throughput(Throughput::Bytes(segment.len() as u64));
         group.bench_function(name, |bencher| {
             bencher.iter(|| Frames::new(black_box(&segment)).map(|frame| frame.end).sum::<usize>());

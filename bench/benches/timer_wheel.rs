@@ -3,47 +3,12 @@
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use tidewheel::limits::TICK_MS;
-use tidewheel::timer_wheel::{Links, Tick, Timed, TimerWheel};
+use tidewheel::timer_wheel::{Tick, TimerWheel};
 
-const ENTRIES: u32 = 20_000;
-/// A keepalive of 15 s.
-const INTERVAL: u32 = (15_000 / TICK_MS) as u32;
+#[path = "scene/timer_wheel.rs"]
+mod scene;
 
-/// As large as a subscriber, so that neighbours in a list are as far apart as they will be.
-struct Entry {
-    links: Links,
-    _rest: [u8; 52],
-}
-
-struct Entries(Vec<Entry>);
-
-impl Entries {
-    fn new() -> Entries {
-        let entry = |_| Entry { links: Links::default(), _rest: [0; 52] };
-        Entries((0..ENTRIES).map(entry).collect())
-    }
-}
-
-impl Timed for Entries {
-    fn links(&mut self, key: u32) -> &mut Links {
-        &mut self.0[key as usize].links
-    }
-}
-
-/// Every key once, out of order: 7,919 is prime and no divisor of `ENTRIES`.
-fn keys() -> impl Iterator<Item = u32> {
-    (0..ENTRIES).map(|n| (n * 7_919) % ENTRIES)
-}
-
-/// All entries, armed for one interval from `Tick(0)`, level over its ticks.
-fn armed() -> (TimerWheel, Entries) {
-    let (mut wheel, mut entries) = (TimerWheel::new(Tick(0)), Entries::new());
-    for (n, key) in keys().enumerate() {
-        wheel.arm(&mut entries, key, Tick(1 + n as u32 % INTERVAL));
-    }
-    (wheel, entries)
-}
+use scene::{ENTRIES, Entries, advance, arm, armed, move_all};
 
 fn benches(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("timer_wheel");
@@ -52,11 +17,7 @@ fn benches(criterion: &mut Criterion) {
     group.bench_function("arm 20,000", |bencher| {
         bencher.iter_batched_ref(
             || (TimerWheel::new(Tick(0)), Entries::new()),
-            |(wheel, entries)| {
-                for (n, key) in keys().enumerate() {
-                    wheel.arm(entries, key, Tick(1 + n as u32 % INTERVAL));
-                }
-            },
+            |(wheel, entries)| arm(wheel, entries),
             BatchSize::LargeInput,
         );
     });
@@ -64,12 +25,7 @@ fn benches(criterion: &mut Criterion) {
     group.bench_function("move 20,000", |bencher| {
         bencher.iter_batched_ref(
             armed,
-            // As after an event to everybody: all to one interval from now, spread a little.
-            |(wheel, entries)| {
-                for key in keys() {
-                    wheel.arm(entries, key, Tick(INTERVAL + 1 + key % 100));
-                }
-            },
+            |(wheel, entries)| move_all(wheel, entries),
             BatchSize::LargeInput,
         );
     });
@@ -79,11 +35,7 @@ fn benches(criterion: &mut Criterion) {
         bencher.iter_batched_ref(
             armed,
             |(wheel, entries)| {
-                for tick in 1..=INTERVAL {
-                    due.clear();
-                    wheel.advance(entries, Tick(tick), &mut due);
-                    black_box(&due);
-                }
+                assert_eq!(advance(wheel, entries, &mut due), ENTRIES as usize);
                 assert!(wheel.is_empty());
             },
             BatchSize::LargeInput,
