@@ -1,1 +1,3 @@
-//! Criterion benches of tidewheel, under `benches/`. Each also runs once, small, under `cargo test`.
+//! Benches of tidewheel's parts, under `benches/`. Each also runs once, small, under `cargo test`.
+
+pub mod figures;
