@@ -241,6 +241,9 @@ impl Hub {
     pub(super) fn block(&mut self, key: u32) {
         let subscriber = &mut self.subscribers[key];
         subscriber.flags.set(Flags::BLOCKED, true);
+        subscriber.last_sent = self.now;
+        self.limit_wait(key);
+        let subscriber = &mut self.subscribers[key];
         if subscriber.phase != Phase::Sending {
             return;
         }

@@ -511,12 +511,8 @@ impl Hub {
     /// Keeps all tails together within their bound: the views give up their oldest in turn.
     fn trim_tails(&mut self) {
         while self.tails_bytes > self.config.limits.tails_bytes_max {
-            let entry = self.views.slab.iter_mut().find(|(key, _)| *key >= self.trim_hand);
-            let Some((key, view)) = entry else {
-                self.trim_hand = 0;
-                continue;
-            };
-            self.trim_hand = key + 1;
+            self.trim_hand = (self.trim_hand + 1) % self.views.slab.capacity();
+            let Some(view) = self.views.slab.get_mut(self.trim_hand) else { continue };
             let before = tail_bytes(&view.tail);
             view.tail.drop_front();
             self.tails_bytes -= before - tail_bytes(&view.tail);

@@ -732,9 +732,7 @@ impl World {
             let interval = if client.twin.spec.is_none() { PROBE_TICKS } else { interval };
             if let Some(blocked) = client.blocked {
                 let is_open = self.hub.peer(client.token).is_some();
-                let is_stuck = client.twin.last_output.until(self.now) > limit + interval
-                    && client.starved.is_none()
-                    && blocked.until(self.now) > interval;
+                let is_stuck = client.starved.is_none() && blocked.until(self.now) > limit;
                 assert!(!(is_open && is_stuck && client.twin.is_local), "stuck: {client:?}");
                 continue;
             }

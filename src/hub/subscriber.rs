@@ -99,7 +99,7 @@ pub(super) struct Subscriber {
     pub(super) partial: u32,
     pub(super) outbox: u32,
     pub(super) links: Links,
-    /// When the kernel last took something.
+    /// When the kernel last took something, or began to refuse.
     pub(super) last_sent: Tick,
     pub(super) opened: Tick,
     pub(super) phase: Phase,

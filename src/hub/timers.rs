@@ -109,6 +109,7 @@ impl Hub {
                 // Something was said not long ago, perhaps to all: each waits on from its own beat,
                 // so that they stay apart.
                 self.wheel.arm(&mut self.subscribers, key, now.plus(least));
+                self.limit_wait(key);
                 return;
             }
             until_beat(key, now, interval)
@@ -116,6 +117,20 @@ impl Hub {
         subscriber.flags.set(Flags::KEEPALIVE_DUE, true);
         self.ready.push_back(key);
         self.wheel.arm(&mut self.subscribers, key, now.plus(wait));
+        self.limit_wait(key);
+    }
+
+    /// Has the timer fire when a `unix:` peer that takes nothing has had its time: no kernel ends it.
+    pub(super) fn limit_wait(&mut self, key: u32) {
+        let subscriber = &self.subscribers[key];
+        let flags = subscriber.flags;
+        let is_ending = subscriber.phase == Phase::Closing || flags.has(Flags::DRAINING);
+        if !flags.has(Flags::LOCAL) || !flags.has(Flags::BLOCKED) || is_ending {
+            return;
+        }
+        let limit = subscriber.last_sent.plus(self.config.client_timeout_ticks);
+        let deadline = subscriber.links.deadline().or_before(limit);
+        self.wheel.arm(&mut self.subscribers, key, deadline);
     }
 
     /// The kernel was short of memory, for a send or for a poll: it is tried again after a pause,
