@@ -24,6 +24,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const NOT_CLEAN: u8 = 1;
 /// There was no measurement.
 const NO_MEASUREMENT: u8 = 2;
+/// It was stopped before its end: 128 and the number of SIGINT, as shells have it.
+const INTERRUPTED: u8 = 130;
 
 fn main() -> ExitCode {
     let outcome = if std::env::args().nth(1).as_deref() == Some(LOAD_PROCESS) {
@@ -60,7 +62,8 @@ fn measure(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
     let control = Control::default();
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         // The second one ends it at once.
-        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&control.stop))?;
+        let code = i32::from(INTERRUPTED);
+        signal_hook::flag::register_conditional_shutdown(signal, code, Arc::clone(&control.stop))?;
         signal_hook::flag::register(signal, Arc::clone(&control.stop))?;
     }
     let (scenario, options) = match arguments.command.task() {
@@ -69,7 +72,8 @@ fn measure(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
             let comparison = compare.run(&control)?;
             print!("{}", comparison::markdown(&comparison));
             eprintln!("\nwritten to {}", compare.out.display());
-            return Ok(exit_code(comparison.entries.iter().all(|entry| entry.faults.is_empty())));
+            let is_clean = comparison.entries.iter().all(|entry| entry.faults.is_empty());
+            return Ok(exit_code(is_clean, control.is_stopped()));
         }
     };
     let report = scenario.run(&options, &control)?;
@@ -82,11 +86,16 @@ fn measure(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
         write(file, &html::page(std::slice::from_ref(&report)))?;
     }
     shown?;
-    Ok(exit_code(report.is_clean()))
+    Ok(exit_code(report.is_clean(), report.interrupted))
 }
 
-fn exit_code(is_clean: bool) -> ExitCode {
-    if is_clean { ExitCode::SUCCESS } else { ExitCode::from(NOT_CLEAN) }
+/// What was found wrong counts for more than that the rest was not looked at.
+fn exit_code(is_clean: bool, interrupted: bool) -> ExitCode {
+    match (is_clean, interrupted) {
+        (false, _) => ExitCode::from(NOT_CLEAN),
+        (true, true) => ExitCode::from(INTERRUPTED),
+        (true, false) => ExitCode::SUCCESS,
+    }
 }
 
 fn write(file: &Path, text: &str) -> Result<(), String> {

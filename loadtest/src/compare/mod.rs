@@ -114,7 +114,7 @@ impl Compare {
                 let entry = &mut comparison.entries[index];
                 eprintln!("round {round} of {}: {}", self.rounds, entry.name);
                 self.measure(peer, entry, &mut deliveries[index], &mut raw, round, control)?;
-                if control.stop.load(std::sync::atomic::Ordering::Relaxed) {
+                if control.is_stopped() {
                     let text = format!("Stopped in round {round}, at {}.", entry.name);
                     comparison.remarks.push(text);
                     break 'rounds;

@@ -64,8 +64,11 @@ impl Scenario for Storm {
 
         session.cut()?;
         self.publish(&mut session, "events while they are away", self.behind)?;
-        if let Some(command) = &self.while_cut {
-            run_shell(&mut session, command)?;
+        if let Some(command) = &self.while_cut
+            && let Some(why) = run_shell(&mut session, command)?
+        {
+            session.give_up(why);
+            return session.finish();
         }
         session.fleet.first_byte.take();
         let away = Usage::of(&session);
@@ -123,8 +126,8 @@ fn report_return(session: &mut Session, away: &Usage, back: &Usage, began_ns: u6
     session.report.latencies.push(latency);
 }
 
-/// Runs a shell command and goes on meanwhile.
-fn run_shell(session: &mut Session, command: &str) -> Result<(), Error> {
+/// Runs a shell command and goes on meanwhile. Says how it ended, if that was no success.
+fn run_shell(session: &mut Session, command: &str) -> Result<Option<String>, Error> {
     let mut shell = Command::new("sh").arg("-c").arg(command).spawn()?;
     let began = Instant::now();
     let status = loop {
@@ -141,7 +144,7 @@ fn run_shell(session: &mut Session, command: &str) -> Result<(), Error> {
     session.figure("while_cut_seconds", "the command meanwhile", Unit::Seconds, seconds);
     session.find_server();
     if status.success() || session.is_stopped() {
-        return Ok(());
+        return Ok(None);
     }
-    Err(Error::Senseless(format!("`{command}` ended with {status}")))
+    Ok(Some(format!("`{command}` ended with {status}")))
 }

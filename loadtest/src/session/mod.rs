@@ -67,10 +67,11 @@ pub struct Session {
     pub server: Option<ServerProcesses>,
     /// The report so far.
     pub report: Report,
-    /// Set when the user wants it to end.
-    pub stop: Arc<AtomicBool>,
     /// Subscribers in all.
     pub subscribers: usize,
+    stop: Arc<AtomicBool>,
+    /// Whether it ends before its time because something beside the server went wrong.
+    is_given_up: bool,
     /// Whether those whose stream has ended come back by themselves.
     comes_back: bool,
     token: u32,
@@ -96,6 +97,13 @@ pub struct Control {
     pub stop: Arc<AtomicBool>,
     /// Whether nothing is shown meanwhile.
     pub quiet: bool,
+}
+
+impl Control {
+    /// Whether the user wants it to end.
+    pub fn is_stopped(&self) -> bool {
+        self.stop.load(Relaxed)
+    }
 }
 
 impl Session {
@@ -151,6 +159,7 @@ impl Session {
             server,
             stop: Arc::clone(&control.stop),
             subscribers,
+            is_given_up: false,
             comes_back: come_back,
             token,
             quiet: control.quiet,
@@ -444,7 +453,7 @@ impl Session {
     /// # Errors
     /// When a load process fails.
     pub fn finish(mut self) -> Result<Report, Error> {
-        let interrupted = self.is_stopped();
+        let interrupted = self.is_stopped() || self.is_given_up;
         if self.subscribers > 0 {
             self.fleet.finish(!interrupted)?;
         }
@@ -485,6 +494,13 @@ impl Session {
         self.report.interrupted = interrupted;
         self.report.seconds = seconds;
         Ok(self.report)
+    }
+
+    /// Something beside the server went wrong, so that the rest makes no sense: the report will say
+    /// so, and what has not come by now is not missing.
+    pub fn give_up(&mut self, why: String) {
+        self.is_given_up = true;
+        self.add_failures(&BTreeMap::from([(why, 1)]));
     }
 
     /// Adds a figure to the report.

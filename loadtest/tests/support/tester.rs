@@ -19,6 +19,8 @@ pub const CLEAN: i32 = 0;
 pub const NOT_CLEAN: i32 = 1;
 /// There was no measurement.
 pub const NO_MEASUREMENT: i32 = 2;
+/// It was stopped before its end, and nothing was wrong until then.
+pub const INTERRUPTED: i32 = 130;
 
 /// Makes any measurement short.
 const SHORT: [&str; 2] = ["--settle", "100ms"];
@@ -126,14 +128,24 @@ impl Outcome {
     pub fn report(&self, code: i32) -> &Report {
         assert_eq!(self.code, Some(code), "{self:#?}");
         let report = self.report.as_ref().expect("a report was written");
-        assert_eq!(report.is_clean(), code == CLEAN, "{self:#?}");
+        assert_eq!(report.is_clean(), code != NOT_CLEAN, "{self:#?}");
         report
     }
 
     /// The report of a measurement in which nothing was wrong.
     #[track_caller]
     pub fn clean(&self) -> &Report {
-        self.report(CLEAN)
+        let report = self.report(CLEAN);
+        assert!(!report.interrupted, "{self:#?}");
+        report
+    }
+
+    /// The report of a measurement that was stopped and in which nothing was wrong until then.
+    #[track_caller]
+    pub fn interrupted(&self) -> &Report {
+        let report = self.report(INTERRUPTED);
+        assert!(report.interrupted && self.stdout.contains("interrupted"), "{self:#?}");
+        report
     }
 
     /// The report of a measurement in which just this was wrong, each kind of violation and of
