@@ -3,6 +3,7 @@
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use argh::FromArgs;
+use bytesize::ByteSize;
 
 use crate::{
     compare,
@@ -32,6 +33,8 @@ pub enum Command {
     Append(Append),
     /// See [`Storm`].
     Storm(Storm),
+    /// See [`Slow`].
+    Slow(Slow),
     /// See [`Soak`].
     Soak(Soak),
     /// See [`Compare`].
@@ -159,8 +162,9 @@ macro_rules! subcommand {
             /// delay (2s)
             #[argh(option, default = "Options::default().settle", from_str_fn(parse_duration))]
             settle: Duration,
-            /// length of a payload in bytes (100)
-            #[argh(option, default = "Options::default().payload_bytes", arg_name = "bytes")]
+            /// length of a payload, in bytes or like 4KB (100)
+            #[argh(option, default = "Options::default().payload_bytes",
+                from_str_fn(parse_length), arg_name = "size")]
             payload: usize,
             /// the server's process, any number of them; by default those that listen at its port
             #[argh(option, arg_name = "pid")]
@@ -307,6 +311,50 @@ subcommand! {
 }
 
 subcommand! {
+    /// Lets some subscribers stop reading while much is published to them, and read on later: what
+    /// that costs the server and the others.
+    #[argh(subcommand, name = "slow")]
+    Slow {
+        /// how many subscribers read all the time (1000)
+        #[argh(option, default = "1_000")]
+        subscribers: usize,
+        /// streams that they share (1)
+        #[argh(option, default = "1")]
+        streams: usize,
+        /// events a second for them, over all their streams (10)
+        #[argh(option, default = "10.0")]
+        events: f64,
+        /// how many further ones stop reading, on a stream of their own (100)
+        #[argh(option, default = "100")]
+        stalled: usize,
+        /// how much is published to those meanwhile (100MB)
+        #[argh(option, default = "100_000_000", from_str_fn(parse_size), arg_name = "size")]
+        bytes: u64,
+        /// length of a payload of that (4KB)
+        #[argh(option, default = "4_000", from_str_fn(parse_length), arg_name = "size")]
+        bulk_payload: usize,
+        /// events of that published at once (16)
+        #[argh(option, default = "16")]
+        bulk_batch: usize,
+        /// how much of that to publish a second; by default as fast as answers come
+        #[argh(option, from_str_fn(parse_size), arg_name = "size")]
+        bulk_rate: Option<u64>,
+        /// how long those that read are measured before (5s)
+        #[argh(option, default = "Duration::from_secs(5)", from_str_fn(parse_duration))]
+        quiet: Duration,
+        /// how long the others do not read on after all is published (5s)
+        #[argh(option, default = "Duration::from_secs(5)", from_str_fn(parse_duration))]
+        hold: Duration,
+        /// how many of them read on, a number or all; the rest is closed (all)
+        #[argh(option, default = "usize::MAX", from_str_fn(parse_share), arg_name = "count")]
+        read_on: usize,
+        /// how long nothing may happen before what has not come is missing (30s)
+        #[argh(option, default = "Duration::from_secs(30)", from_str_fn(parse_duration))]
+        drain: Duration,
+    }
+}
+
+subcommand! {
     /// Subscribers that come and go while events are published, for a long time.
     #[argh(subcommand, name = "soak")]
     Soak {
@@ -339,6 +387,22 @@ subcommand! {
 
 fn parse_duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| error.to_string())
+}
+
+fn parse_size(text: &str) -> Result<u64, String> {
+    text.parse().map(|size: ByteSize| size.as_u64())
+}
+
+fn parse_length(text: &str) -> Result<usize, String> {
+    usize::try_from(parse_size(text)?).map_err(|error| error.to_string())
+}
+
+/// A number, or `all`.
+fn parse_share(text: &str) -> Result<usize, String> {
+    if text == "all" {
+        return Ok(usize::MAX);
+    }
+    text.parse().map_err(|_| format!("`{text}` is neither a number nor all"))
 }
 
 /// What a command line asks for.
@@ -394,6 +458,26 @@ impl Command {
                 let Storm { subscribers, streams, behind, while_cut, drain, .. } = storm;
                 let storm = scenario::Storm { subscribers, streams, behind, while_cut, drain };
                 (Box::new(storm), options)
+            }
+            Self::Slow(slow) => {
+                let options = slow.options();
+                let Slow { subscribers, streams, stalled, bytes, bulk_batch, .. } = slow;
+                let Slow { bulk_rate, quiet, hold, read_on, drain, .. } = slow;
+                let slow = scenario::Slow {
+                    subscribers,
+                    streams,
+                    stalled,
+                    events_per_second: slow.events,
+                    bytes,
+                    bulk_payload_bytes: slow.bulk_payload,
+                    bulk_batch,
+                    bulk_rate,
+                    quiet,
+                    hold,
+                    read_on,
+                    drain,
+                };
+                (Box::new(slow), options)
             }
             Self::Soak(soak) => {
                 let options = soak.options();

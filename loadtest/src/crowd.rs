@@ -77,9 +77,24 @@ struct Slot {
     attempt: u32,
     /// Whether the request has gone out.
     asked: bool,
-    /// Whether it has failed and does not come back.
-    failed: bool,
+    /// Whether it has failed, or was let go, and does not come back.
+    gone: bool,
+    reading: Reading,
     subscriber: Subscriber,
+}
+
+/// Whether a subscriber takes what has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Reading {
+    /// As it should.
+    #[default]
+    Always,
+    /// Not any more.
+    Stopped,
+    /// Not any more, and the connection was ended meanwhile. What has come before can be read.
+    Cut,
+    /// Again, on the connection on which it had stopped.
+    Again,
 }
 
 /// A rate kept by counting from its beginning.
@@ -220,11 +235,13 @@ impl Crowd {
             Command::Churn { per_second } => {
                 self.churning = (per_second > 0.0).then(|| Pace::new(now, per_second));
             }
+            Command::StopReading => self.stop_reading(),
+            Command::ReadOn { below } => self.read_on(below),
             Command::Finish { is_complete } => {
                 for index in 0..self.slots.len() {
                     let name = self.name(index);
-                    let Slot { subscriber, failed, .. } = &self.slots[index];
-                    let may_come = *failed || !is_complete;
+                    let Slot { subscriber, gone, .. } = &self.slots[index];
+                    let may_come = *gone || !is_complete;
                     if subscriber.was_open() {
                         subscriber.count_missing(may_come, name, &self.shared, &mut self.tally);
                     }
@@ -233,6 +250,44 @@ impl Crowd {
             }
         }
         None
+    }
+
+    fn stop_reading(&mut self) {
+        for index in 0..self.slots.len() as u32 {
+            let slot = &mut self.slots[index as usize];
+            if slot.subscriber.is_open() {
+                slot.reading = Reading::Stopped;
+                self.tally.counters.stopped += 1;
+                // Of a connection that ends one wants to hear, once.
+                self.listen_for(index, EventFlags::RDHUP | EventFlags::ONESHOT);
+            }
+        }
+    }
+
+    fn read_on(&mut self, below: usize) {
+        for index in 0..self.slots.len() as u32 {
+            let is_let_go = self.name(index as usize).n >= below;
+            let slot = &mut self.slots[index as usize];
+            if is_let_go {
+                slot.gone = true;
+                self.close(index);
+            } else if matches!(slot.reading, Reading::Stopped | Reading::Cut) {
+                if slot.reading == Reading::Stopped {
+                    slot.reading = Reading::Again;
+                }
+                self.listen_for(index, EventFlags::IN);
+            }
+        }
+        let Self { slots, closed, resting, .. } = self;
+        closed.retain(|index| !slots[*index as usize].gone);
+        resting.retain(|(_, index)| !slots[*index as usize].gone);
+    }
+
+    fn listen_for(&self, index: u32, flags: EventFlags) {
+        let slot = &self.slots[index as usize];
+        let Some(socket) = &slot.socket else { return };
+        epoll::modify(&self.epoll, socket, event_data(slot.attempt, index), flags)
+            .expect("the socket is in the set, and its place there is kept");
     }
 
     /// What there is to tell, when it is time again.
@@ -256,7 +311,7 @@ impl Crowd {
             counters.keepalives_peak = counters.keepalives_peak.max(lately);
         }
         self.tally.counters.waiting = (self.closed.len() + self.resting.len()) as u64;
-        let lacks = |slot: &&Slot| !slot.failed && !slot.subscriber.has_all();
+        let lacks = |slot: &&Slot| !slot.gone && !slot.subscriber.has_all();
         self.tally.counters.lacking = self.slots.iter().filter(lacks).count() as u64;
         self.tally.counters.cpu_ns = process::own_cpu_ns();
         self.tally.counters.memory = process::own_anonymous_memory();
@@ -265,7 +320,8 @@ impl Crowd {
 
     fn name(&self, index: usize) -> Name {
         let n = self.assignment.first + index;
-        Name { n, stream: (n % self.assignment.streams.len()) as u32 }
+        let place = n % self.assignment.streams.len();
+        Name { n, stream: self.assignment.first_stream + place as u32 }
     }
 
     /// When something is due next.
@@ -346,7 +402,8 @@ impl Crowd {
         let slot = &mut self.slots[index as usize];
         slot.attempt += 1;
         slot.asked = false;
-        slot.failed = false;
+        slot.gone = false;
+        slot.reading = Reading::Always;
         slot.subscriber.handle_start(now_ns);
         let attempt = slot.attempt;
         self.begun += 1;
@@ -377,11 +434,13 @@ impl Crowd {
     }
 
     fn handle_event(&mut self, index: u32, flags: EventFlags) {
-        let outcome = if self.slots[index as usize].asked {
-            self.read(index)
-        } else {
-            self.ask(index, flags)
-        };
+        let slot = &mut self.slots[index as usize];
+        if slot.reading == Reading::Stopped {
+            slot.reading = Reading::Cut;
+            self.tally.counters.cut += 1;
+            return;
+        }
+        let outcome = if slot.asked { self.read(index) } else { self.ask(index, flags) };
         if let Err(failure) = outcome {
             self.handle_end(index, &failure);
         }
@@ -397,7 +456,7 @@ impl Crowd {
         {
             return Err(io::Error::from(error).into());
         }
-        let run = &self.assignment.streams[stream as usize];
+        let run = &self.assignment.streams[(stream - self.assignment.first_stream) as usize];
         let request = self.shared.target.subscription(run, n, slot.subscriber.cursor());
         let sent = rustix::net::send(socket, request.as_bytes(), SendFlags::NOSIGNAL)
             .map_err(io::Error::from)?;
@@ -421,6 +480,7 @@ impl Crowd {
                 Err(rustix::io::Errno::AGAIN) => return Ok(()),
                 Err(error) => return Err(io::Error::from(error).into()),
             };
+            self.tally.counters.bytes += count as u64;
             let was_open = slot.subscriber.is_open();
             let outcome = slot.subscriber.handle_bytes(
                 &self.buffer[..count],
@@ -444,20 +504,23 @@ impl Crowd {
 
     /// The connection is over though nobody here closed it.
     fn handle_end(&mut self, index: u32, failure: &Failure) {
-        let ended = matches!(failure, Failure::ClosedEarly);
-        if ended && self.assignment.come_back && self.slots[index as usize].subscriber.is_open() {
+        let Slot { subscriber, reading, .. } = &self.slots[index as usize];
+        let had_stopped = *reading != Reading::Always && failure.is_end();
+        self.tally.counters.cut += u64::from(had_stopped && *reading == Reading::Again);
+        let may_end = had_stopped || matches!(failure, Failure::ClosedEarly);
+        if may_end && self.assignment.come_back && subscriber.is_open() {
             self.disconnect(index);
             self.tally.counters.came_back += 1;
             self.resting.push_back((clock::now_ns() + REST_NS, index));
         } else {
-            self.fail(index, failure);
+            self.fail(index, if had_stopped { &Failure::CutOff } else { failure });
         }
     }
 
     fn fail(&mut self, index: u32, failure: &Failure) {
         self.disconnect(index);
         self.tally.fail(failure.to_string());
-        self.slots[index as usize].failed = !self.assignment.come_back;
+        self.slots[index as usize].gone = !self.assignment.come_back;
         if self.assignment.come_back {
             self.resting.push_back((clock::now_ns() + REST_NS, index));
         }

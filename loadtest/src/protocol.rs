@@ -14,8 +14,10 @@ pub struct Assignment {
     pub target: Target,
     /// Names the measurement.
     pub token: u32,
-    /// The streams' names. Subscriber `n` reads stream `n % streams.len()`.
+    /// The names of the streams that are read here: subscriber `n` reads that at `n % streams.len()`.
     pub streams: Vec<String>,
+    /// The number of the first of them.
+    pub first_stream: u32,
     /// Number of the first subscriber.
     pub first: usize,
     /// How many there are here.
@@ -74,6 +76,13 @@ pub enum Command {
     Churn {
         /// The rate of this process.
         per_second: f64,
+    },
+    /// Lets all that are open stop reading: what the server sends stays where it is.
+    StopReading,
+    /// Lets them read on, those with a number below this; the others are closed for good.
+    ReadOn {
+        /// A subscriber's number.
+        below: usize,
     },
     /// Counts what is missing, tells the last counts and ends.
     Finish {

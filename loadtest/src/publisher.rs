@@ -126,7 +126,7 @@ pub struct Outcome {
 /// What one connection wrote to one stream.
 #[derive(Clone, Debug, Default)]
 pub struct Written {
-    /// The stream's place among those that are published to.
+    /// The stream's number, as it stands in the marks.
     pub stream: u32,
     /// The writer's, as it stands in the marks.
     pub writer: u32,
@@ -182,12 +182,12 @@ impl Publisher {
         self.thread.is_finished()
     }
 
-    /// Lets nothing new begin.
+    /// Lets nothing more become due; what is due already still goes out.
     pub fn stop(&self) {
         self.stop.store(true, Relaxed);
     }
 
-    /// The same, and does not wait long for answers.
+    /// Lets nothing more go out, and does not wait long for answers.
     pub fn interrupt(&self) {
         self.is_hurried.store(true, Relaxed);
         self.stop();
@@ -317,22 +317,32 @@ impl Engine {
     }
 
     fn goes_on(&self, now_ns: u64) -> bool {
-        if self.stop.load(Relaxed) || self.refused {
+        if self.is_hurried.load(Relaxed) || self.refused {
             return false;
         }
         match self.plan.schedule {
-            Schedule::Closed { duration } => now_ns < self.began_ns + clock::nanoseconds(duration),
+            Schedule::Closed { duration } => {
+                !self.is_stopped() && now_ns < self.began_ns + clock::nanoseconds(duration)
+            }
             Schedule::Paced { batches, .. } => {
                 let backlog = |connection: &Connection| !connection.backlog.is_empty();
-                self.due < batches || self.connections.iter().any(backlog)
+                self.is_more_to_come(batches) || self.connections.iter().any(backlog)
             }
         }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Relaxed)
+    }
+
+    fn is_more_to_come(&self, batches: u64) -> bool {
+        self.due < batches && !self.is_stopped()
     }
 
     /// Hands what has become due to the connections of its streams.
     fn make_due(&mut self, now_ns: u64) {
         let Schedule::Paced { every, batches } = self.plan.schedule else { return };
-        while self.due < batches && self.next_due_ns(every) <= now_ns {
+        while self.is_more_to_come(batches) && self.next_due_ns(every) <= now_ns {
             let due_ns = self.next_due_ns(every);
             let stream = (self.due % self.plan.streams.len() as u64) as usize;
             let count = self.connections.len();
@@ -378,7 +388,7 @@ impl Engine {
 
     fn wait(&mut self, now_ns: u64) -> io::Result<()> {
         let next = match self.plan.schedule {
-            Schedule::Paced { every, batches } if self.due < batches => {
+            Schedule::Paced { every, batches } if self.is_more_to_come(batches) => {
                 Duration::from_nanos(self.next_due_ns(every).saturating_sub(now_ns)).min(TURN_MAX)
             }
             _ => TURN_MAX,
@@ -497,6 +507,7 @@ impl Engine {
                     unanswered;
             }
             for mut written in connection.written.drain(..) {
+                written.stream += self.plan.first_stream;
                 written.unknown.sort_unstable();
                 self.outcome.written.push(written);
             }

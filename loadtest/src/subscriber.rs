@@ -101,6 +101,16 @@ pub enum Failure {
     /// The server ended the stream.
     #[error("closed early by the server")]
     ClosedEarly,
+    /// The connection was ended while the subscriber did not read.
+    #[error("cut off by the server while it did not read")]
+    CutOff,
+}
+
+impl Failure {
+    /// Whether it is the end of the connection, and not something that came over it.
+    pub fn is_end(&self) -> bool {
+        matches!(self, Self::ClosedEarly | Self::Reset | Self::Timeout | Self::Io(_))
+    }
 }
 
 impl From<io::Error> for Failure {

@@ -56,6 +56,12 @@ pub struct Counters {
     pub closed: u64,
     /// Subscribers that found their stream ended by the server and came back.
     pub came_back: u64,
+    /// Subscribers that stopped reading when they were told to.
+    pub stopped: u64,
+    /// Those of them whose connection the server ended before they had read on.
+    pub cut: u64,
+    /// Bytes read, with heads and framing.
+    pub bytes: u64,
     /// Events with a mark of this measurement.
     pub events: u64,
     /// Those of them that were published before their subscriber had connected.
@@ -91,6 +97,9 @@ impl Counters {
         self.opened += other.opened;
         self.closed += other.closed;
         self.came_back += other.came_back;
+        self.stopped += other.stopped;
+        self.cut += other.cut;
+        self.bytes += other.bytes;
         self.events += other.events;
         self.replayed += other.replayed;
         self.late += other.late;

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
 use tidewheel_loadtest::{compare::PEERS, preset::PRESETS};
 
-const COMMANDS: [&str; 6] = ["append", "compare", "fanout", "idle", "soak", "storm"];
+const COMMANDS: [&str; 7] = ["append", "compare", "fanout", "idle", "slow", "soak", "storm"];
 /// Documents that name options of the load tester alone, without the command before them.
 const ABOUT_IT: [&str; 2] = ["docs/benchmarks.md", "docs/loadtest.md"];
 

@@ -34,6 +34,16 @@ fn storm(server: &Faulty, more: &str) -> Outcome {
     run(server, "storm --preset plain --subscribers 20 --streams 2 --behind 5", more)
 }
 
+/// Subscribers of a measurement of slow readers that stop reading.
+const STALLED: u64 = 4;
+
+/// A measurement of slow readers, with more for them than fits into the sockets' buffers.
+fn slow(server: &Faulty, more: &str) -> Outcome {
+    let options = "slow --preset plain --subscribers 6 --events 40 --stalled 4 --quiet 250ms \
+                   --hold 1s";
+    run(server, options, more)
+}
+
 /// Appends that are read back, on one connection.
 fn append(server: &Faulty, more: &str) -> Outcome {
     let base = format!("{}/streams/{{run}}", server.url());
@@ -68,6 +78,18 @@ fn whatever_the_pieces_that_events_come_in_all_is_well() {
         assert_eq!(count(report, "events_checked"), DELIVERIES, "{fault:?}");
         assert_eq!(count(report, "published"), 2 * EVENTS, "{fault:?}");
     });
+}
+
+#[test]
+fn slow_readers_of_a_server_that_waits_for_them_are_clean() {
+    let server = Faulty::with(Fault::None);
+    let outcome = slow(
+        &server,
+        "--bytes 8MB --drain 60s --processes 2 --batch-as single --no-pipelining --bulk-batch 10",
+    );
+    let report = outcome.clean();
+    assert_eq!((count(report, "caught_up"), count(report, "cut")), (STALLED, 0));
+    assert_eq!(count(report, "bulk_events"), 2_000);
 }
 
 #[test]
@@ -201,6 +223,71 @@ fn what_is_lost_on_the_way_back_is_missing() {
         assert_eq!(count(report, "caught_up"), 0);
         assert_eq!(count(report, "replayed"), SUBSCRIBERS * (5 - lost));
     });
+}
+
+#[test]
+fn what_slow_readers_lack_is_missing_when_they_have_read_on() {
+    let server = Faulty::with(Fault::DropsForSlow);
+    let outcome = slow(&server, "--bytes 8MB --drain 3s");
+    let report = outcome.broken(&[("missing", STALLED)], &[]);
+    assert_eq!((count(report, "stopped"), count(report, "caught_up")), (STALLED, 0));
+    // The others' streams come before that of the slow ones.
+    let examples = &report.violations[0].examples;
+    assert!(examples.iter().all(|example| example.ends_with("of stream 1")), "{examples:?}");
+    assert_eq!(count(report, "broken_of_readers"), 0);
+    assert_eq!(count(report, "broken_of_stalled"), STALLED);
+}
+
+#[test]
+fn what_slow_readers_get_again_is_repeated() {
+    let server = Faulty::with(Fault::RepeatsForSlow);
+    let outcome = slow(&server, "--bytes 8MB --drain 60s");
+    let report = outcome.broken(&[("repeated", STALLED)], &[]);
+    assert_eq!(count(report, "caught_up"), STALLED);
+}
+
+#[test]
+fn slow_readers_that_are_cut_off_may_come_back_where_a_server_can_resume() {
+    let server = Faulty::with(Fault::CutsSlow);
+    let outcome = slow(&server, "--bytes 8MB --drain 60s");
+    let report = outcome.clean();
+    for name in ["stopped", "cut", "came_back", "caught_up"] {
+        assert_eq!(count(report, name), STALLED, "{name}");
+    }
+    let server = Faulty::with(Fault::CutsSlow);
+    let outcome = slow(&server, "--bytes 8MB --drain 60s --resume none");
+    let failure = ("cut off by the server while it did not read", STALLED);
+    let report = outcome.broken(&[], &[failure]);
+    assert_eq!((count(report, "cut"), count(report, "came_back")), (STALLED, 0));
+}
+
+#[test]
+fn what_a_server_has_forgotten_when_slow_readers_come_back_is_missing() {
+    let server = Faulty::with(Fault::CutsSlowAndForgets);
+    let outcome = slow(&server, "--bytes 8MB --drain 3s");
+    let report = outcome.report(NOT_CLEAN);
+    let [missing] = &report.violations[..] else { panic!("{report:#?}") };
+    let most = STALLED * count(report, "bulk_events");
+    assert!(missing.kind == "missing" && (STALLED..most).contains(&missing.count), "{missing:?}");
+    assert_eq!(count(report, "broken_of_stalled"), missing.count);
+    assert_eq!((count(report, "came_back"), count(report, "caught_up")), (STALLED, 0));
+}
+
+#[test]
+fn what_others_wait_for_while_some_do_not_read_is_told_apart_from_the_quiet_time() {
+    // Two first events and a quiet one come before the tenth, which is one of the bulk.
+    let server = Faulty::with(Fault::Stalls(Duration::from_secs(1)));
+    let options = "slow --preset plain --subscribers 6 --events 40 --stalled 4 --bytes 1MB";
+    let more = "--quiet 25ms --hold 0s --no-pipelining --drain 60s";
+    let outcome = run(&server, options, more);
+    let report = outcome.clean();
+    // What was due in that second still goes out, though the bulk ends soon after it.
+    assert!(count(report, "published_stall") >= 36, "{report:#?}");
+    let worst = |name| report.latency(name).expect("it was measured").max();
+    // An event is due each 25 ms, and one of them at the beginning of that second.
+    assert!(worst("delivery_stall") >= Some(900_000_000), "{report:#?}");
+    assert!(worst("delivery_quiet") < worst("delivery_stall"), "{report:#?}");
+    assert!(outcome.stdout.contains("Stall: deliveries while some do not read"));
 }
 
 #[test]
@@ -401,7 +488,7 @@ fn a_server_that_is_not_there_is_named() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("there is a port");
     let url = format!("http://{}", listener.local_addr().expect("it is bound"));
     drop(listener);
-    for_each(["idle", "fanout", "append", "storm", "soak"], |command| {
+    for_each(["idle", "fanout", "append", "storm", "slow", "soak"], |command| {
         for preset in ["tidewheel", "plain"] {
             let outcome = tester::run(&[command, "--server", &url, "--preset", preset]);
             let line = outcome.refusal();
@@ -442,6 +529,17 @@ fn a_command_line_that_makes_no_sense_is_refused_at_once() {
         ("append --rate -1", "--rate must be more than 0"),
         ("storm --resume none", "cursor"),
         ("storm --subscribers 0", "--subscribers must be at least 1"),
+        ("slow --subscribers 0", "--subscribers must be at least 1"),
+        ("slow --streams 0", "--streams must be at least 1"),
+        ("slow --stalled 0", "--stalled must be at least 1"),
+        ("slow --events 0", "--events must be more than 0"),
+        ("slow --bytes 0", "--bytes must be at least 1"),
+        ("slow --bytes 1PB", "--bytes: 250000000000 events are too many"),
+        ("slow --bytes much", "much"),
+        ("slow --bulk-batch 0", "--bulk-batch must be at least 1"),
+        ("slow --bulk-payload 100", "--bulk-payload must be at least 128 bytes"),
+        ("slow --bulk-rate 0", "--bulk-rate must be more than 0"),
+        ("slow --read-on few", "`few` is neither a number nor all"),
         ("soak --events 0", "--events must be more than 0"),
         ("soak --churn -1", "--churn must be more than 0"),
         ("soak --appends inf", "--appends must be more than 0"),

@@ -256,6 +256,106 @@ fn all_subscribers_of_a_storm_catch_up_with_all_they_missed() {
     check_usage(report, &server);
 }
 
+/// A measurement of slow readers: 30 subscribers of three streams, and others that stop reading while
+/// 8 MB come for them, more than the server's tail and all buffers on the way hold.
+fn slow(server: &Server, more: &str) -> Outcome {
+    let options = "slow --subscribers 30 --streams 3 --events 60 --bytes 8MB --quiet 500ms \
+                   --processes 2";
+    run(server, &format!("{options} {more}"))
+}
+
+/// What those that read all the time must have got, by phase, and the events that the server has:
+/// those of their streams, and those of the others' stream.
+#[track_caller]
+fn check_readers(report: &Report, server: &Server) -> (u64, u64) {
+    let mut published = server.published();
+    published.sort_unstable();
+    let bulk = published.pop().expect("the stream of those that stop reading");
+    assert_eq!(bulk, count(report, "bulk_events") + 2);
+    // One before all others, and one after them, on each.
+    let mut events = 2 * 3;
+    for phase in ["quiet", "stall", "catch_up"] {
+        let published = count(report, &format!("published_{phase}"));
+        let delivery = report.latency(&format!("delivery_{phase}")).expect("it was measured");
+        assert_eq!(delivery.count(), published * 10, "{phase}");
+        let publish = report.latency(&format!("publish_{phase}")).expect("it was measured");
+        assert_eq!(publish.count(), published, "{phase}");
+        events += published;
+    }
+    assert_eq!(published.iter().sum::<u64>(), events);
+    assert!(count(report, "published_quiet") == 30 && count(report, "published_stall") >= 30);
+    assert_eq!(count(report, "broken_of_readers"), 0);
+    assert_eq!(count(report, "ended_by_server"), 0);
+    let [quiet, stalled, catch_up, _] = ["quiet", "stall", "catch_up", "afterwards"]
+        .map(|phase| figure(report, &format!("server_memory_{phase}")));
+    // The kernel's own figure of the server has the bulk's tail in it by now.
+    let now = server.memory() as f64;
+    assert!(quiet > 0.0 && quiet <= stalled, "{quiet}, {stalled}");
+    assert!(stalled.max(catch_up) >= now * 0.9, "{stalled}, {catch_up}, {now}");
+    (events, bulk)
+}
+
+#[test]
+fn subscribers_that_stop_reading_get_everything_when_they_read_on() {
+    for_each(["uring", "epoll"], |io| {
+        let server = Server::with(&[("io", io)]);
+        let outcome = slow(&server, "--stalled 10 --hold 500ms");
+        let report = outcome.clean();
+        let worker = &server.get("/worker")["workers"][0];
+        assert!(worker["io_driver"].as_str().expect("a name").ends_with(io), "{worker}");
+        let (events, bulk) = check_readers(report, &server);
+        assert_eq!((count(report, "bulk_events"), count(report, "bulk_bytes")), (2_000, 8_000_000));
+        assert_eq!(count(report, "events_checked"), 10 * (events + bulk), "{io}");
+        assert_eq!(count(report, "opened"), 40);
+        for name in ["stopped", "read_on", "caught_up"] {
+            assert_eq!(count(report, name), 10, "{name}, {io}");
+        }
+        for name in ["cut", "came_back", "broken_of_stalled"] {
+            assert_eq!(count(report, name), 0, "{name}, {io}");
+        }
+        assert_eq!(report.latency("catch_up").expect("it was measured").count(), 10);
+        // All that was read then, by the server's own count of what it sent in all.
+        let read = count(report, "caught_up_bytes");
+        let sent = worker["bytes_sent"].as_u64().expect("it counts them");
+        assert!((80_000_000..=sent).contains(&read), "{read} of {sent}, {io}");
+        for name in ["bulk_seconds", "bulk_rate", "caught_up_seconds", "caught_up_rate"] {
+            assert!(figure(report, name) > 0.0, "{name}, {io}");
+        }
+    });
+}
+
+#[test]
+fn only_so_many_read_on_as_were_asked_to() {
+    let server = Server::start();
+    let bulk = "--bulk-rate 32MB --bulk-payload 8KB --bulk-batch 4";
+    let outcome = slow(&server, &format!("--stalled 10 --read-on 3 --hold 0s {bulk}"));
+    let report = outcome.clean();
+    let (events, bulk) = check_readers(report, &server);
+    assert_eq!(count(report, "bulk_events"), 1_000);
+    // At that rate the last of 250 batches was due after this long.
+    assert!(figure(report, "bulk_seconds") >= 0.249, "{report:#?}");
+    assert_eq!(count(report, "stopped"), 10);
+    for name in ["read_on", "caught_up"] {
+        assert_eq!(count(report, name), 3, "{name}");
+    }
+    // The seven that were closed had only the first.
+    assert_eq!(count(report, "events_checked"), 10 * events + 3 * bulk + 7);
+}
+
+#[test]
+fn subscribers_that_are_cut_off_while_they_do_not_read_come_back_for_the_rest() {
+    for_each(["uring", "epoll"], |io| {
+        let server = Server::with(&[("io", io), ("client_timeout", "2s")]);
+        let outcome = slow(&server, "--stalled 2 --hold 10s");
+        let report = outcome.clean();
+        let (events, bulk) = check_readers(report, &server);
+        for name in ["stopped", "cut", "came_back", "caught_up"] {
+            assert_eq!(count(report, name), 2, "{name}, {io}");
+        }
+        assert_eq!(count(report, "events_checked"), 10 * events + 2 * bulk, "{io}");
+    });
+}
+
 #[test]
 fn subscribers_that_come_and_go_in_a_soak_miss_nothing() {
     let server = Server::start();
@@ -302,6 +402,9 @@ fn every_measurement_can_be_interrupted() {
         &["append", "--duration", "1h", "--connections", "2"],
         &["append", "--duration", "1h", "--rate", "10"],
         &["storm", "--while-cut", "exec sleep 3600", "--subscribers", "5", "--behind", "1"],
+        &["slow", "--quiet", "1h", "--subscribers", "5", "--stalled", "2"],
+        &["slow", "--bulk-rate", "100KB", "--subscribers", "5", "--stalled", "2"],
+        &["slow", "--hold", "1h", "--quiet", "0s", "--bytes", "1MB", "--subscribers", "5"],
         &["soak", "--duration", "1h", "--subscribers", "5", "--streams", "2"],
     ];
     for_each(long, |arguments| {

@@ -22,6 +22,7 @@ pub fn format(value: f64, unit: Unit) -> String {
         Unit::Count => significant(value),
         Unit::PerSecond => format!("{}/s", significant(value)),
         Unit::Bytes => format_bytes(value),
+        Unit::BytesPerSecond => format!("{}/s", format_bytes(value)),
         Unit::Seconds => format_nanoseconds(value * 1e9),
         Unit::Microseconds => format!("{} µs", significant(value)),
         Unit::Share => format!("{} %", significant(value * 100.0)),
@@ -119,6 +120,7 @@ mod tests {
         check(999_999.0, Unit::Bytes, "1 MB");
         check(1_234_567_890.0, Unit::Bytes, "1.23 GB");
         check(-2_500.0, Unit::Bytes, "-2.5 KB");
+        check(412_345_678.0, Unit::BytesPerSecond, "412 MB/s");
     }
 
     #[test]

@@ -24,7 +24,7 @@ const CLEAN: &str = "every subscriber got every event once, in order";
 /// The outcome of one measurement.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
-    /// The subcommand: `idle`, `fanout`, `append`, `storm` or `soak`.
+    /// The subcommand: `idle`, `fanout`, `append`, `storm`, `slow` or `soak`.
     pub command: String,
     /// The whole command line, as it can be typed again.
     pub command_line: String,
@@ -93,6 +93,8 @@ pub enum Unit {
     PerSecond,
     /// Bytes.
     Bytes,
+    /// Bytes a second.
+    BytesPerSecond,
     /// Seconds.
     Seconds,
     /// Microseconds, for instance of processor time a delivery.

@@ -47,7 +47,7 @@ impl Append {
 impl Scenario for Append {
     fn run(&self, options: &Options, control: &Control) -> Result<Report, Error> {
         let schedule = self.schedule()?;
-        let size = Size { subscribers: 0, streams: self.runs, come_back: false };
+        let size = Size::of(0, self.runs);
         let mut session = Session::begin("append", options, size, control)?;
         if let Some(format) = self.format {
             set_batch(&mut session.target, format);

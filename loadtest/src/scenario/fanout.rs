@@ -34,7 +34,7 @@ impl Scenario for Fanout {
         at_least_one("--streams", self.streams)?;
         let (every, batches) =
             schedule("--events", self.events_per_second, self.batch, self.duration)?;
-        let size = Size { subscribers: self.subscribers, streams: self.streams, come_back: false };
+        let size = Size::of(self.subscribers, self.streams);
         let mut session = Session::begin("fanout", options, size, control)?;
         session.parameter("subscribers", self.subscribers);
         session.parameter("streams", self.streams);
@@ -51,7 +51,8 @@ impl Scenario for Fanout {
         report_opening(&mut session, &before, &opened);
 
         let began_ns = clock::now_ns();
-        let outcome = session.publish("publishing", self.batch, batches, every)?;
+        let feed = session.feed(self.batch, batches, every);
+        let outcome = session.publish("publishing", &feed)?;
         session.expect(None)?;
         session.catch_up("waiting for the last", self.drain)?;
         let after = Usage::of(&session);

@@ -26,7 +26,7 @@ pub struct Idle {
 impl Scenario for Idle {
     fn run(&self, options: &Options, control: &Control) -> Result<Report, Error> {
         self.check()?;
-        let size = Size { subscribers: self.subscribers, streams: self.streams, come_back: false };
+        let size = Size::of(self.subscribers, self.streams);
         let mut session = Session::begin("idle", options, size, control)?;
         session.parameter("subscribers", self.subscribers);
         session.parameter("streams", self.streams);

@@ -3,11 +3,12 @@
 mod append;
 mod fanout;
 mod idle;
+mod slow;
 mod soak;
 mod storm;
 mod verify;
 
-pub use self::{append::Append, fanout::Fanout, idle::Idle, soak::Soak, storm::Storm};
+pub use self::{append::Append, fanout::Fanout, idle::Idle, slow::Slow, soak::Soak, storm::Storm};
 
 use std::time::Duration;
 
@@ -64,7 +65,7 @@ impl Usage {
             memory: session.memory(),
             cpu_ns: session.server_cpu_ns(),
             slab: system_slab(),
-            counters: session.fleet.counters(),
+            counters: session.counters(),
         }
     }
 
@@ -83,7 +84,7 @@ impl Usage {
 
 /// What opening the subscribers took, and what each costs while it is idle.
 fn report_opening(session: &mut Session, before: &Usage, opened: &Usage) {
-    let counters = session.fleet.counters();
+    let counters = session.counters();
     let first_byte = session.fleet.first_byte.latency("first_byte", "from connect to first byte");
     session.report.latencies.push(first_byte);
     session.figure("opened", "subscribers opened", Unit::Count, counters.opened as f64);
@@ -108,7 +109,7 @@ fn report_opening(session: &mut Session, before: &Usage, opened: &Usage) {
 
 /// Subscribers opened a second, from the first attempt to the last head.
 fn report_opening_rate(session: &mut Session, began_ns: u64) {
-    let counters = session.fleet.counters();
+    let counters = session.counters();
     let seconds = crate::clock::seconds(counters.last_opened_ns.saturating_sub(began_ns));
     if counters.opened > 0 && seconds > 0.0 {
         let rate = counters.opened as f64 / seconds;

@@ -48,8 +48,7 @@ impl Scenario for Soak {
         }
         let beside = self.beside()?;
         let resumes = options.target()?.resumes();
-        let size =
-            Size { subscribers: self.subscribers, streams: self.streams, come_back: resumes };
+        let size = Size { come_back: resumes, ..Size::of(self.subscribers, self.streams) };
         let mut session = Session::begin("soak", options, size, control)?;
         session.parameter("subscribers", self.subscribers);
         session.parameter("streams", self.streams);
@@ -69,11 +68,12 @@ impl Scenario for Soak {
         let opened = Usage::of(&session);
         report_opening(&mut session, &before, &opened);
         // One event, so that each has a cursor before it comes and goes.
-        let first = session.publish("first events", 1, self.streams as u64, Duration::ZERO)?;
+        let feed = session.feed(1, self.streams as u64, Duration::ZERO);
+        let first = session.publish("first events", &feed)?;
         session.expect(None)?;
         session.catch_up("waiting for the first", self.drain)?;
         let began_ns = clock::now_ns();
-        let own = session.start_publishing(1, batches, every)?;
+        let own = session.start_publishing(&session.feed(1, batches, every))?;
         let beside = match beside {
             Some(load) => Some(session.start_load(session.make_streams(OTHER_STREAMS)?, load)?),
             None => None,

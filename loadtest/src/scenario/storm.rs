@@ -38,7 +38,7 @@ impl Scenario for Storm {
     fn run(&self, options: &Options, control: &Control) -> Result<Report, Error> {
         at_least_one("--subscribers", self.subscribers)?;
         at_least_one("--streams", self.streams)?;
-        let size = Size { subscribers: self.subscribers, streams: self.streams, come_back: false };
+        let size = Size::of(self.subscribers, self.streams);
         if !options.target()?.resumes() {
             return Err(Error::Unsupported(
                 "a storm needs a server whose subscribers can come back with a cursor".into(),
@@ -95,7 +95,8 @@ impl Storm {
         while left > 0 && !session.is_stopped() {
             let batch = left.min(BATCH_MAX);
             let batches = self.streams as u64 * (left / batch) as u64;
-            session.publish(what, batch, batches, Duration::ZERO)?;
+            let feed = session.feed(batch, batches, Duration::ZERO);
+            session.publish(what, &feed)?;
             left %= batch;
         }
         Ok(())

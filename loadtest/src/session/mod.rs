@@ -6,6 +6,7 @@ mod prepare;
 
 use std::{
     collections::BTreeMap,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -19,15 +20,18 @@ use crate::{
     clock,
     fleet::Fleet,
     options::Options,
+    order::Published,
     process::{self, ServerProcesses},
     progress::Progress,
-    protocol::Assignment,
+    protocol::{Assignment, Command},
     publisher::{Outcome, Plan, Publisher, Schedule, Written},
     report::{Figure, Machine, Report, Series, Unit, Violation},
     tally::{Counters, merge_failures, merge_violations},
     target::{Batch, Target},
 };
 
+/// How often the server's memory is looked at while its peak is wanted.
+const WATCH_EVERY: Duration = Duration::from_millis(100);
 /// How often counts are written down.
 const SAMPLE_EVERY: Duration = Duration::from_millis(500);
 /// How long the coordinator listens before it looks around.
@@ -48,8 +52,17 @@ pub struct Size {
     pub subscribers: usize,
     /// Streams that they share.
     pub streams: usize,
+    /// Further subscribers, of one further stream: those that are to stop reading.
+    pub stalled: usize,
     /// Whether one whose stream the server ended comes back.
     pub come_back: bool,
+}
+
+impl Size {
+    /// So many subscribers, which all read, and do not come back.
+    pub fn of(subscribers: usize, streams: usize) -> Self {
+        Self { subscribers, streams, stalled: 0, come_back: false }
+    }
 }
 
 /// A measurement under way.
@@ -59,10 +72,13 @@ pub struct Session {
     pub options: Options,
     /// How the server is talked to.
     pub target: Target,
-    /// The streams' names.
+    /// The streams' names; that of those who are to stop reading is the last.
     pub streams: Vec<String>,
     /// The load processes.
     pub fleet: Fleet,
+    /// Those of the subscribers that are to stop reading: processes of their own, so that nobody
+    /// waits for what they read later.
+    pub stalled: Fleet,
     /// The server's processes, where they are on this machine and can be seen.
     pub server: Option<ServerProcesses>,
     /// The report so far.
@@ -79,6 +95,7 @@ pub struct Session {
     began: Instant,
     next_sample: Instant,
     sampled: Sample,
+    watch: Option<Watch>,
     /// What was published on each stream so far.
     written: Vec<Written>,
 }
@@ -88,6 +105,20 @@ struct Sample {
     at: Instant,
     events: u64,
     server_cpu_ns: u64,
+}
+
+/// The most memory that the server had since somebody wanted to know.
+#[derive(Clone, Copy, Debug)]
+struct Watch {
+    next: Instant,
+    peak: u64,
+}
+
+/// Whose events are waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    All,
+    Stalled,
 }
 
 /// What a scenario runs under: whether it shows progress, and how it is stopped.
@@ -119,11 +150,13 @@ impl Session {
         control: &Control,
     ) -> Result<Self, Error> {
         let target = options.target()?;
-        let Size { subscribers, streams, come_back } = size;
+        let Size { subscribers, streams, stalled, come_back } = size;
         at_least_one("--in-flight", options.in_flight)?;
-        let processes = processes(subscribers, options.processes)?;
+        let readers = processes(subscribers, options.processes)?;
+        let others = processes(stalled, None)?;
         let token = (clock::now_ns() / 1_000) as u32 ^ std::process::id().rotate_left(16);
-        let names = make_streams(&target, token, streams, options.timeout, control.quiet)?;
+        let all = streams + usize::from(stalled > 0);
+        let names = make_streams(&target, token, all, options.timeout, control.quiet)?;
         if subscribers > 0 {
             probe(&target, &names[0], options.timeout)?;
         }
@@ -133,32 +166,37 @@ impl Session {
         } else {
             Some(ServerProcesses::of(options.server_pids.clone()))
         };
-        let share = subscribers.div_ceil(processes).max(1);
-        let assignment = |first: usize| Assignment {
-            target: target.clone(),
-            token,
-            streams: names.clone(),
-            first,
-            count: share.min(subscribers - first),
-            sources: options.sources(&target),
-            in_flight: options.in_flight.div_ceil(processes),
-            timeout: options.timeout,
-            stall: options.stall,
-            come_back,
+        let fleet = |subscribers: Range<usize>, streams: Range<usize>, processes: usize| {
+            let share = subscribers.len().div_ceil(processes).max(1);
+            let assignment = |first: usize| Assignment {
+                target: target.clone(),
+                token,
+                streams: names[streams.clone()].to_vec(),
+                first_stream: streams.start as u32,
+                first,
+                count: share.min(subscribers.end - first),
+                sources: options.sources(&target),
+                in_flight: options.in_flight.div_ceil(processes),
+                timeout: options.timeout,
+                stall: options.stall,
+                come_back,
+            };
+            let assignments: Vec<_> = subscribers.clone().step_by(share).map(assignment).collect();
+            Fleet::start(&assignments)
         };
-        let assignments: Vec<_> = (0..subscribers).step_by(share).map(assignment).collect();
         let now = Instant::now();
         let cpu = server.as_ref().map_or(0, ServerProcesses::cpu_ns);
         Ok(Self {
             report: new_report(command, &target, options),
             written: vec![Written::default(); names.len()],
-            fleet: Fleet::start(&assignments)?,
+            fleet: fleet(0..subscribers, 0..streams, readers)?,
+            stalled: fleet(subscribers..subscribers + stalled, streams..all, others)?,
             options: options.clone(),
             target,
             streams: names,
             server,
             stop: Arc::clone(&control.stop),
-            subscribers,
+            subscribers: subscribers + stalled,
             is_given_up: false,
             comes_back: come_back,
             token,
@@ -166,6 +204,7 @@ impl Session {
             began: now,
             next_sample: now,
             sampled: Sample { at: now, events: 0, server_cpu_ns: cpu },
+            watch: None,
         })
     }
 
@@ -184,6 +223,17 @@ impl Session {
         what: &str,
         total: u64,
         patience: Option<Duration>,
+        done: impl FnMut(&Counters) -> u64,
+    ) -> Result<bool, Error> {
+        self.wait_for(Whose::All, what, total, patience, done)
+    }
+
+    fn wait_for(
+        &mut self,
+        whose: Whose,
+        what: &str,
+        total: u64,
+        patience: Option<Duration>,
         mut done: impl FnMut(&Counters) -> u64,
     ) -> Result<bool, Error> {
         let mut progress = Progress::begin(what, total, self.quiet);
@@ -197,9 +247,13 @@ impl Session {
             }
             // What comes again is no progress, and neither is who leaves and comes back: that may
             // go on for ever.
-            let again = self.fleet.violations().into_iter().filter(|found| found.kind != "missing");
+            let (events, violations) = match whose {
+                Whose::All => (counters.events, self.violations()),
+                Whose::Stalled => (self.stalled.counters().events, self.stalled.violations()),
+            };
+            let again = violations.into_iter().filter(|found| found.kind != "missing");
             let again: u64 = again.map(|found| found.count).sum();
-            let signs_of_life = counters.events.saturating_sub(again) + so_far;
+            let signs_of_life = events.saturating_sub(again) + so_far;
             if signs_of_life > last.0 {
                 last = (signs_of_life, Instant::now());
             }
@@ -262,6 +316,7 @@ impl Session {
     /// When a load process fails.
     pub fn open(&mut self, per_second: Option<f64>) -> Result<(), Error> {
         self.fleet.open(per_second)?;
+        self.stalled.open(per_second)?;
         let total = self.subscribers as u64;
         let between = per_second.map_or(0.0, |rate| self.fleet.processes() as f64 / rate);
         let between = Duration::try_from_secs_f64(between).unwrap_or(Duration::MAX);
@@ -270,7 +325,7 @@ impl Session {
         let are_open = self.wait("opening subscribers", total, Some(patience), |counters| {
             total - closed(counters)
         })?;
-        let left = closed(&self.fleet.counters());
+        let left = closed(&self.counters());
         // One that comes back by itself has been open, or its failures were counted.
         if !are_open && !self.comes_back && !self.is_stopped() {
             self.add_failures(&BTreeMap::from([("not opened in time".into(), left)]));
@@ -283,7 +338,8 @@ impl Session {
     /// # Errors
     /// When a load process fails.
     pub fn cut(&mut self) -> Result<(), Error> {
-        self.fleet.tell(&crate::protocol::Command::Cut)?;
+        self.fleet.tell(&Command::Cut)?;
+        self.stalled.tell(&Command::Cut)?;
         let total = self.subscribers as u64;
         self.wait("closing subscribers", total, None, |counters| {
             total - (counters.open + counters.connecting).min(total)
@@ -291,52 +347,58 @@ impl Session {
         Ok(())
     }
 
-    /// Publishes `batches` batches, one each `every`, and goes on meanwhile.
+    /// Batches on all of the subscribers' streams, one each `every`.
+    pub fn feed(&self, batch: usize, batches: u64, every: Duration) -> Feed {
+        let payload_bytes = self.options.payload_bytes;
+        Feed { streams: 0..self.streams.len(), batch, batches, every, payload_bytes }
+    }
+
+    /// Publishes, and goes on meanwhile.
     ///
     /// # Errors
     /// When the server does not take the connections, or a load process fails.
-    pub fn publish(
-        &mut self,
-        what: &str,
-        batch: usize,
-        batches: u64,
-        every: Duration,
-    ) -> Result<Outcome, Error> {
-        let publisher = self.start_publishing(batch, batches, every)?;
-        let requests = if self.target.batch == Batch::Single { batch as u64 } else { 1 };
-        let mut progress = Progress::begin(what, batches * requests, self.quiet);
+    pub fn publish(&mut self, what: &str, feed: &Feed) -> Result<Outcome, Error> {
+        let publisher = self.start_publishing(feed)?;
+        let requests = if self.target.batch == Batch::Single { feed.batch as u64 } else { 1 };
+        self.follow(what, feed.batches * requests, &publisher)?;
+        self.finish_publishing(publisher)
+    }
+
+    /// Goes on until something is published, in `total` requests.
+    ///
+    /// # Errors
+    /// When a load process fails.
+    pub fn follow(&mut self, what: &str, total: u64, publisher: &Publisher) -> Result<(), Error> {
+        let mut progress = Progress::begin(what, total, self.quiet);
         while !publisher.is_finished() {
             let counters = self.step()?;
             if self.is_stopped() {
                 publisher.interrupt();
             }
             let done = publisher.progress().requests.load(Relaxed);
-            progress.set(done, batches * requests, &self.remark(&counters));
+            progress.set(done, total, &self.remark(&counters));
         }
-        self.finish_publishing(publisher)
+        Ok(())
     }
 
     /// Begins to publish on the subscribers' streams.
     ///
     /// # Errors
     /// When the server does not take the connections.
-    pub fn start_publishing(
-        &self,
-        batch: usize,
-        batches: u64,
-        every: Duration,
-    ) -> Result<Publisher, Error> {
+    pub fn start_publishing(&self, feed: &Feed) -> Result<Publisher, Error> {
+        let Feed { streams, batch, batches, every, payload_bytes } = feed.clone();
+        let written = &self.written[streams.clone()];
+        let load = LoadPlan {
+            connections: streams.len().min(PUBLISHERS_MAX),
+            depth: if self.target.pipelining { PUBLISH_DEPTH } else { 1 },
+            batch,
+            schedule: Schedule::Paced { every, batches },
+        };
         start(Plan {
-            numbers_before: self.written.iter().map(|written| written.last).collect(),
-            ..self.plan(
-                self.streams.clone(),
-                LoadPlan {
-                    connections: self.streams.len().min(PUBLISHERS_MAX),
-                    depth: if self.target.pipelining { PUBLISH_DEPTH } else { 1 },
-                    batch,
-                    schedule: Schedule::Paced { every, batches },
-                },
-            )
+            first_stream: streams.start as u32,
+            numbers_before: written.iter().map(|written| written.last).collect(),
+            payload_bytes,
+            ..self.plan(self.streams[streams].to_vec(), load)
         })
     }
 
@@ -430,8 +492,28 @@ impl Session {
     /// # Errors
     /// When a load process fails.
     pub fn expect(&mut self, since_ns: Option<u64>) -> Result<(), Error> {
-        let published = self.written.iter().map(Written::published).collect();
-        Ok(self.fleet.expect(published, since_ns)?)
+        self.expect_of_readers(since_ns)?;
+        self.expect_of_stalled(since_ns)
+    }
+
+    /// The same of all but those that are to stop reading.
+    ///
+    /// # Errors
+    /// When a load process fails.
+    pub fn expect_of_readers(&mut self, since_ns: Option<u64>) -> Result<(), Error> {
+        Ok(self.fleet.expect(self.published(), since_ns)?)
+    }
+
+    /// The same of those that are to stop reading.
+    ///
+    /// # Errors
+    /// When a load process fails.
+    pub fn expect_of_stalled(&mut self, since_ns: Option<u64>) -> Result<(), Error> {
+        Ok(self.stalled.expect(self.published(), since_ns)?)
+    }
+
+    fn published(&self) -> Vec<Published> {
+        self.written.iter().map(Written::published).collect()
     }
 
     /// Waits until all but those that have failed have what is expected.
@@ -439,8 +521,34 @@ impl Session {
     /// # Errors
     /// When a load process fails.
     pub fn catch_up(&mut self, what: &str, patience: Duration) -> Result<bool, Error> {
+        self.catch_up_of(Whose::All, what, patience)
+    }
+
+    /// The same while others get events: what these get is no sign that something goes on.
+    ///
+    /// # Errors
+    /// When a load process fails.
+    pub fn catch_up_of_stalled(&mut self, what: &str, patience: Duration) -> Result<bool, Error> {
+        self.catch_up_of(Whose::Stalled, what, patience)
+    }
+
+    fn catch_up_of(&mut self, whose: Whose, what: &str, patience: Duration) -> Result<bool, Error> {
         let total = self.subscribers as u64;
-        self.wait(what, total, Some(patience), |counters| total - counters.lacking.min(total))
+        let done = |counters: &Counters| total - counters.lacking.min(total);
+        self.wait_for(whose, what, total, Some(patience), done)
+    }
+
+    /// The counts of all subscribers.
+    pub fn counters(&self) -> Counters {
+        let mut sum = self.fleet.counters();
+        sum.add(&self.stalled.counters());
+        sum
+    }
+
+    fn violations(&self) -> Vec<Violation> {
+        let mut all = self.fleet.violations();
+        merge_violations(&mut all, &self.stalled.violations());
+        all
     }
 
     /// Names the measurement: it stands in every mark.
@@ -456,13 +564,24 @@ impl Session {
         let interrupted = self.is_stopped() || self.is_given_up;
         if self.subscribers > 0 {
             self.fleet.finish(!interrupted)?;
+            self.stalled.finish(!interrupted)?;
         }
-        let counters = self.fleet.counters();
-        let failures = self.fleet.failures();
-        self.add_failures(&failures);
-        let violations = self.fleet.violations();
+        let counters = self.counters();
+        for failures in [self.fleet.failures(), self.stalled.failures()] {
+            self.add_failures(&failures);
+        }
+        let violations = self.violations();
         self.add_violations(&violations);
-        let processes = self.fleet.processes();
+        let processes = self.fleet.processes() + self.stalled.processes();
+        if self.stalled.processes() > 0 {
+            let broken =
+                |fleet: &Fleet| fleet.violations().iter().map(|found| found.count).sum::<u64>();
+            let [readers, stalled] = [broken(&self.fleet), broken(&self.stalled)];
+            let label = "events broken for those that always read";
+            self.figure("broken_of_readers", label, Unit::Count, readers as f64);
+            let label = "events broken for those that had stopped reading";
+            self.figure("broken_of_stalled", label, Unit::Count, stalled as f64);
+        }
         if counters.events > 0 {
             self.figure("events_checked", "events checked", Unit::Count, counters.events as f64);
         }
@@ -529,6 +648,16 @@ impl Session {
         self.server.as_ref().map(ServerProcesses::memory)
     }
 
+    /// From now on looks often how much memory the server has, to find the most.
+    pub fn watch_memory(&mut self) {
+        self.watch = Some(Watch { next: Instant::now(), peak: 0 });
+    }
+
+    /// The most that the server had since [`Self::watch_memory`], in bytes.
+    pub fn memory_peak(&self) -> Option<u64> {
+        self.watch.map(|watch| watch.peak).filter(|peak| *peak > 0)
+    }
+
     /// Processor time of the server's processes in nanoseconds.
     pub fn server_cpu_ns(&self) -> Option<u64> {
         self.server.as_ref().map(ServerProcesses::cpu_ns)
@@ -540,7 +669,14 @@ impl Session {
     /// When a load process fails.
     pub fn step(&mut self) -> Result<Counters, Error> {
         self.fleet.listen(LISTEN)?;
-        let counters = self.fleet.counters();
+        self.stalled.listen(Duration::ZERO)?;
+        if let (Some(watch), Some(server)) = (&mut self.watch, &self.server)
+            && Instant::now() >= watch.next
+        {
+            watch.next = Instant::now() + WATCH_EVERY;
+            watch.peak = watch.peak.max(server.memory().total());
+        }
+        let counters = self.counters();
         if Instant::now() >= self.next_sample {
             self.next_sample = Instant::now() + SAMPLE_EVERY;
             self.sample(&counters);
@@ -593,10 +729,27 @@ impl Session {
 
     /// What to show of the counts meanwhile.
     pub fn remark(&self, counters: &Counters) -> String {
-        let failed: u64 = self.fleet.failures().values().sum();
+        let failures =
+            self.fleet.failures().into_values().chain(self.stalled.failures().into_values());
+        let failed: u64 = failures.sum();
         let failed = if failed > 0 { format!(", {failed} failed") } else { String::new() };
         format!("{} open, {} events{failed}", counters.open, counters.events)
     }
+}
+
+/// What is published on some of the subscribers' streams, which take turns.
+#[derive(Clone, Debug)]
+pub struct Feed {
+    /// Which of them, by their places.
+    pub streams: Range<usize>,
+    /// Events at once.
+    pub batch: usize,
+    /// How many times.
+    pub batches: u64,
+    /// From one time to the next; as fast as answers come when it is zero.
+    pub every: Duration,
+    /// How long a payload is, in bytes.
+    pub payload_bytes: usize,
 }
 
 /// Load without subscribers.

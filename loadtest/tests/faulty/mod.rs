@@ -69,6 +69,14 @@ pub enum Fault {
     ForgetsOnResume,
     /// Those who come back get the last that they had again.
     RepeatsOnResume,
+    /// Who is far behind lacks an event.
+    DropsForSlow,
+    /// Who is far behind gets an event twice.
+    RepeatsForSlow,
+    /// Nothing: who takes nothing is cut off once, as a rule within an event.
+    CutsSlow,
+    /// The same, and when it comes back it gets nothing that it missed.
+    CutsSlowAndForgets,
     /// All connections and the listening socket are closed at this publish.
     Dies(usize),
 }
@@ -93,6 +101,10 @@ const HEAD_WAIT: Duration = Duration::from_millis(20);
 
 /// So long an event comes after the one that it should come before.
 const SWAP_WAIT: Duration = Duration::from_millis(300);
+/// Who is so many events behind is slow.
+const FAR_BEHIND: usize = 100;
+/// Who takes nothing for so long is cut off where slow ones are.
+const CUT_AFTER: Duration = Duration::from_millis(200);
 /// So often an event is repeated for ever.
 const REPEAT_EVERY: Duration = Duration::from_millis(50);
 
@@ -287,9 +299,21 @@ impl Shared {
         if self.fault == Fault::EndsStreams(0) {
             return Ok(());
         }
+        if matches!(self.fault, Fault::CutsSlow | Fault::CutsSlowAndForgets)
+            && request.cursor.is_none()
+        {
+            socket.set_write_timeout(Some(CUT_AFTER))?;
+        }
         let mut sent = 0;
+        let mut was_slow = false;
         while let Some(event) = self.wait_for(&request.stream, next) {
-            let instead = self.instead_of(request, subscription, next, event);
+            let becomes_slow = !was_slow && self.is_far_behind(&request.stream, next);
+            was_slow |= becomes_slow;
+            let instead = match self.fault {
+                Fault::DropsForSlow if becomes_slow => vec![],
+                Fault::RepeatsForSlow if becomes_slow => vec![(next, event.clone()), (next, event)],
+                _ => self.instead_of(request, subscription, next, event),
+            };
             for (place, (index, line)) in instead.into_iter().enumerate() {
                 if place > 0 && self.fault == Fault::Swaps {
                     std::thread::sleep(SWAP_WAIT);
@@ -325,7 +349,8 @@ impl Shared {
         let end = streams.get(&request.stream).map_or(0, Vec::len);
         match (self.fault, request.cursor) {
             (Fault::LosesOnResume, Some(cursor)) => cursor + 1,
-            (Fault::ForgetsOnResume, Some(_)) | (Fault::StartsLive, None) => end,
+            (Fault::ForgetsOnResume | Fault::CutsSlowAndForgets, Some(_))
+            | (Fault::StartsLive, None) => end,
             (Fault::RepeatsOnResume, Some(cursor)) => cursor - 1,
             (_, cursor) => cursor.unwrap_or_default(),
         }
@@ -340,6 +365,11 @@ impl Shared {
         let waits = |streams: &mut _| !is_there(streams) && !self.is_over.load(SeqCst);
         let streams = self.changed.wait_while(streams, waits).unwrap();
         is_there(&streams).then(|| streams[stream][index].clone())
+    }
+
+    fn is_far_behind(&self, stream: &str, index: usize) -> bool {
+        let streams = self.streams.lock().unwrap();
+        streams.get(stream).is_some_and(|events| events.len() > index + FAR_BEHIND)
     }
 
     /// What is sent where the event of this index is due, with the index that each is said to have.
