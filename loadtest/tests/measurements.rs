@@ -256,11 +256,10 @@ fn all_subscribers_of_a_storm_catch_up_with_all_they_missed() {
     check_usage(report, &server);
 }
 
-/// A measurement of slow readers: 30 subscribers of three streams, and others that stop reading while
-/// 8 MB come for them, more than the server's tail and all buffers on the way hold.
+/// A measurement of slow readers: 30 subscribers of three streams, and others that stop reading.
+/// 8 MB for these are more than the server's tail and all buffers on the way hold.
 fn slow(server: &Server, more: &str) -> Outcome {
-    let options = "slow --subscribers 30 --streams 3 --events 60 --bytes 8MB --quiet 500ms \
-                   --processes 2";
+    let options = "slow --subscribers 30 --streams 3 --events 60 --quiet 500ms --processes 2";
     run(server, &format!("{options} {more}"))
 }
 
@@ -269,9 +268,10 @@ fn slow(server: &Server, more: &str) -> Outcome {
 #[track_caller]
 fn check_readers(report: &Report, server: &Server) -> (u64, u64) {
     let mut published = server.published();
-    published.sort_unstable();
-    let bulk = published.pop().expect("the stream of those that stop reading");
-    assert_eq!(bulk, count(report, "bulk_events") + 2);
+    // The streams were made in any order.
+    let bulk = count(report, "bulk_events") + 2;
+    let place = published.iter().position(|count| *count == bulk);
+    published.remove(place.expect("the stream of those that stop reading"));
     // One before all others, and one after them, on each.
     let mut events = 2 * 3;
     for phase in ["quiet", "stall", "catch_up"] {
@@ -299,7 +299,7 @@ fn check_readers(report: &Report, server: &Server) -> (u64, u64) {
 fn subscribers_that_stop_reading_get_everything_when_they_read_on() {
     for_each(["uring", "epoll"], |io| {
         let server = Server::with(&[("io", io)]);
-        let outcome = slow(&server, "--stalled 10 --hold 500ms");
+        let outcome = slow(&server, "--stalled 10 --bytes 8MB --hold 500ms");
         let report = outcome.clean();
         let worker = &server.get("/worker")["workers"][0];
         assert!(worker["io_driver"].as_str().expect("a name").ends_with(io), "{worker}");
@@ -327,13 +327,13 @@ fn subscribers_that_stop_reading_get_everything_when_they_read_on() {
 #[test]
 fn only_so_many_read_on_as_were_asked_to() {
     let server = Server::start();
-    let bulk = "--bulk-rate 32MB --bulk-payload 8KB --bulk-batch 4";
+    let bulk = "--bytes 1MB --bulk-rate 500KB --bulk-payload 8KB --bulk-batch 4";
     let outcome = slow(&server, &format!("--stalled 10 --read-on 3 --hold 0s {bulk}"));
     let report = outcome.clean();
     let (events, bulk) = check_readers(report, &server);
-    assert_eq!(count(report, "bulk_events"), 1_000);
-    // At that rate the last of 250 batches was due after this long.
-    assert!(figure(report, "bulk_seconds") >= 0.249, "{report:#?}");
+    assert_eq!(count(report, "bulk_events"), 128);
+    // At that rate the last of 32 batches was due after this long.
+    assert!(figure(report, "bulk_seconds") >= 1.98, "{report:#?}");
     assert_eq!(count(report, "stopped"), 10);
     for name in ["read_on", "caught_up"] {
         assert_eq!(count(report, name), 3, "{name}");
@@ -346,7 +346,7 @@ fn only_so_many_read_on_as_were_asked_to() {
 fn subscribers_that_are_cut_off_while_they_do_not_read_come_back_for_the_rest() {
     for_each(["uring", "epoll"], |io| {
         let server = Server::with(&[("io", io), ("client_timeout", "2s")]);
-        let outcome = slow(&server, "--stalled 2 --hold 10s");
+        let outcome = slow(&server, "--stalled 2 --bytes 8MB --hold 10s");
         let report = outcome.clean();
         let (events, bulk) = check_readers(report, &server);
         for name in ["stopped", "cut", "came_back", "caught_up"] {

@@ -49,6 +49,8 @@ pub enum Fault {
     ClosesEarly,
     /// Everything stands still for this long before the tenth publish.
     Stalls(Duration),
+    /// Each publish takes so long.
+    SlowPublishes(Duration),
     /// Subscriptions are answered with these bytes and closed.
     Answers(Who, &'static str),
     /// Subscriptions are not answered.
@@ -243,6 +245,9 @@ impl Shared {
             Fault::PublishesTwice if publish == 4 => 2,
             _ => 1,
         };
+        if let Fault::SlowPublishes(time) = self.fault {
+            std::thread::sleep(time);
+        }
         let mut streams = self.streams.lock().unwrap();
         if let (Fault::Stalls(time), 10) = (self.fault, publish) {
             std::thread::sleep(time);
