@@ -118,6 +118,33 @@ pub fn system_slab() -> u64 {
     kilobytes(&fs::read_to_string("/proc/meminfo").unwrap_or_default(), "Slab:")
 }
 
+/// The kernel's memory for what is in the buffers of TCP sockets, of the whole machine.
+pub fn system_tcp_memory() -> u64 {
+    let text = fs::read_to_string("/proc/net/sockstat").unwrap_or_default();
+    tcp_pages(&text).unwrap_or(0) * rustix::param::page_size() as u64
+}
+
+/// How often so far the kernel had less of that than it wants (`net.ipv4.tcp_mem`): then it lets
+/// all connections of the machine wait.
+pub fn tcp_memory_shortages() -> u64 {
+    let text = fs::read_to_string("/proc/net/netstat").unwrap_or_default();
+    shortages(&text).unwrap_or(0)
+}
+
+/// `TCP: inuse 12 orphan 0 tw 3 alloc 14 mem 2`: the last.
+fn tcp_pages(sockstat: &str) -> Option<u64> {
+    let line = sockstat.lines().find_map(|line| line.strip_prefix("TCP:"))?;
+    line.split_whitespace().skip_while(|word| *word != "mem").nth(1)?.parse().ok()
+}
+
+/// A line of names and then one of their values, each beginning with `TcpExt:`.
+fn shortages(netstat: &str) -> Option<u64> {
+    let mut lines = netstat.lines().filter_map(|line| line.strip_prefix("TcpExt:"));
+    let (names, values) = (lines.next()?, lines.next()?);
+    let mut pairs = names.split_whitespace().zip(values.split_whitespace());
+    pairs.find(|(name, _)| *name == "TCPMemoryPressures")?.1.parse().ok()
+}
+
 /// A line like `RssAnon:    1234 kB`, in bytes; 0 without it.
 fn kilobytes(text: &str, name: &str) -> u64 {
     text.lines()
@@ -202,6 +229,17 @@ mod tests {
         assert!(here.memory().anonymous >= memory + (60 << 20), "{memory}");
         assert!(here.cpu_ns() > cpu, "{cpu}");
         drop(block);
+    }
+
+    #[test]
+    fn what_the_kernel_says_of_tcp_is_read() {
+        let sockstat =
+            "sockets: used 30\nTCP: inuse 12 orphan 0 tw 3 alloc 14 mem 2\nUDP: inuse 0 mem 9\n";
+        assert_eq!(tcp_pages(sockstat), Some(2));
+        let netstat = "TcpExt: PruneCalled TCPMemoryPressures RcvPruned\nTcpExt: 1 7 3\n\
+                       IpExt: InNoRoutes\nIpExt: 4\n";
+        assert_eq!(shortages(netstat), Some(7));
+        assert_eq!((tcp_pages(""), shortages("TcpExt: RcvPruned\nTcpExt: 3\n")), (None, None));
     }
 
     #[test]

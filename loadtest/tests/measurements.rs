@@ -288,6 +288,8 @@ fn check_readers(report: &Report, server: &Server) -> (u64, u64) {
     assert_eq!(count(report, "ended_by_server"), 0);
     let [quiet, stalled, catch_up, _] = ["quiet", "stall", "catch_up", "afterwards"]
         .map(|phase| figure(report, &format!("server_memory_{phase}")));
+    // Buffers are full of what is not read.
+    assert!(figure(report, "tcp_memory_stall") > 1e6, "{report:#?}");
     // The kernel's own figure of the server has the bulk's tail in it by now.
     let now = server.memory() as f64;
     assert!(quiet > 0.0 && quiet <= stalled, "{quiet}, {stalled}");

@@ -15,6 +15,7 @@ use std::time::Duration;
 use crate::{
     clock,
     options::Options,
+    process::tcp_memory_shortages,
     protocol::Command,
     publisher::{Outcome, Publisher},
     report::{Report, Unit},
@@ -74,7 +75,14 @@ impl Scenario for Slow {
         session.settle()?;
         let opened = Usage::of(&session);
         report_opening(&mut session, &before, &opened);
+        let shortages = tcp_memory_shortages();
         self.go_through_phases(&mut session, every, quiet_batches)?;
+        if tcp_memory_shortages() > shortages {
+            let text = "The kernel ran short of memory for TCP (net.ipv4.tcp_mem) and let all \
+                        connections of this machine wait, those that publish among them: the \
+                        buffers of sockets that nobody reads may have taken it.";
+            session.report.remarks.push(text.into());
+        }
         session.finish()
     }
 }
@@ -298,8 +306,11 @@ fn end(session: &mut Session, events: Publisher) -> Result<Outcome, Error> {
 }
 
 fn report_peak(session: &mut Session, Phase { name, when }: Phase) {
-    if let Some(peak) = session.memory_peak() {
+    let peak = session.memory_peak();
+    if peak.server > 0 {
         let label = format!("most server memory {when}");
-        session.figure(&format!("server_memory_{name}"), &label, Unit::Bytes, peak as f64);
+        session.figure(&format!("server_memory_{name}"), &label, Unit::Bytes, peak.server as f64);
     }
+    let label = format!("most memory of the system for TCP {when}");
+    session.figure(&format!("tcp_memory_{name}"), &label, Unit::Bytes, peak.tcp as f64);
 }

@@ -34,7 +34,7 @@ use crate::{
     target::Target,
 };
 
-/// How often the server's memory is looked at while its peak is wanted.
+/// How often memory is looked at while its peak is wanted.
 const WATCH_EVERY: Duration = Duration::from_millis(100);
 /// How often counts are written down.
 const SAMPLE_EVERY: Duration = Duration::from_millis(500);
@@ -95,7 +95,9 @@ pub struct Session {
     began: Instant,
     next_sample: Instant,
     sampled: Sample,
-    watch: Option<Watch>,
+    /// When memory is looked at next, where its peak is wanted.
+    next_look: Option<Instant>,
+    peak: MemoryPeak,
     /// What was published on each stream so far.
     written: Vec<Written>,
 }
@@ -107,11 +109,13 @@ struct Sample {
     server_cpu_ns: u64,
 }
 
-/// The most memory that the server had since somebody wanted to know.
-#[derive(Clone, Copy, Debug)]
-struct Watch {
-    next: Instant,
-    peak: u64,
+/// The most memory that there was since somebody wanted to know, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MemoryPeak {
+    /// Of the server's processes, anonymous and shared; 0 where they are not known.
+    pub server: u64,
+    /// Of the kernel for the buffers of TCP sockets, of the whole machine.
+    pub tcp: u64,
 }
 
 /// Whose events are waited for.
@@ -204,7 +208,8 @@ impl Session {
             began: now,
             next_sample: now,
             sampled: Sample { at: now, events: 0, server_cpu_ns: cpu },
-            watch: None,
+            next_look: None,
+            peak: MemoryPeak::default(),
         })
     }
 
@@ -508,14 +513,15 @@ impl Session {
         self.server.as_ref().map(ServerProcesses::memory)
     }
 
-    /// From now on looks often how much memory the server has, to find the most.
+    /// From now on looks often how much memory there is, to find the most.
     pub fn watch_memory(&mut self) {
-        self.watch = Some(Watch { next: Instant::now(), peak: 0 });
+        self.next_look = Some(Instant::now());
+        self.peak = MemoryPeak::default();
     }
 
-    /// The most that the server had since [`Self::watch_memory`], in bytes.
-    pub fn memory_peak(&self) -> Option<u64> {
-        self.watch.map(|watch| watch.peak).filter(|peak| *peak > 0)
+    /// The most since [`Self::watch_memory`].
+    pub fn memory_peak(&self) -> MemoryPeak {
+        self.peak
     }
 
     /// Processor time of the server's processes in nanoseconds.
@@ -530,11 +536,11 @@ impl Session {
     pub fn step(&mut self) -> Result<Counters, Error> {
         self.fleet.listen(LISTEN)?;
         self.stalled.listen(Duration::ZERO)?;
-        if let (Some(watch), Some(server)) = (&mut self.watch, &self.server)
-            && Instant::now() >= watch.next
-        {
-            watch.next = Instant::now() + WATCH_EVERY;
-            watch.peak = watch.peak.max(server.memory().total());
+        if self.next_look.is_some_and(|next| Instant::now() >= next) {
+            self.next_look = Some(Instant::now() + WATCH_EVERY);
+            let server = self.memory().map_or(0, process::Memory::total);
+            self.peak.server = self.peak.server.max(server);
+            self.peak.tcp = self.peak.tcp.max(process::system_tcp_memory());
         }
         let counters = self.counters();
         if Instant::now() >= self.next_sample {
