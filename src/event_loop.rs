@@ -100,13 +100,6 @@ async fn accept(worker: Rc<Worker>, listener: Rc<Pollable>) {
 
 /// A connection has come in.
 fn welcome(worker: &Rc<Worker>, socket: OwnedFd, is_local: bool) {
-    if !is_local {
-        // Small answers and events must not wait for an acknowledgement, and a peer that
-        // acknowledges nothing is the kernel's to find (`tcp(7)`).
-        let _ = sockopt::set_tcp_nodelay(&socket, true);
-        let timeout = worker.shared.settings.client_timeout.as_millis() as u32;
-        let _ = sockopt::set_tcp_user_timeout(&socket, timeout);
-    }
     let Ok(socket) = Pollable::new(socket) else { return };
     worker.stats.connections.fetch_add(1, Relaxed);
     let is_surplus = worker.shared.connections() > worker.shared.connections_max;

@@ -118,6 +118,11 @@ pub const SEND_SLICE_MAX: usize = 128;
 pub const RING_SUBMISSION_ENTRIES: u32 = 1_024;
 /// Entries of its completion queue. More completions than this wait in the kernel.
 pub const RING_COMPLETION_ENTRIES: u32 = 16 * 1_024;
+/// Bytes that the kernel takes for a connection and has not sent yet, at most. Without a bound it
+/// takes up to 4 MB for a subscriber that does not read, and a thousand such bring all connections
+/// of a machine with 24 GiB to a halt. A segment of a tail fits, so that one send offers enough for
+/// a fast reader.
+pub const UNSENT_BYTES_MAX: u32 = 64 * 1024;
 /// Connections accepted at one time, at most, before the others are served.
 pub const ACCEPT_BATCH_MAX: usize = 64;
 /// Connections that may wait in the kernel to be accepted: enough for a storm of reconnects.

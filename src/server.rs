@@ -30,6 +30,7 @@ use signal_hook::{
     consts::{SIGINT, SIGTERM},
     iterator::Signals,
 };
+use socket2::SockRef;
 
 use crate::{
     allocator,
@@ -39,7 +40,7 @@ use crate::{
     event_loop::{self, Start},
     history_readers::HistoryReaders,
     journal_writer::{Listener, OpenJournal},
-    limits::{BIND_PATIENCE_MS, FILES_RESERVED, HISTORY_READERS, LISTEN_BACKLOG},
+    limits::{BIND_PATIENCE_MS, FILES_RESERVED, HISTORY_READERS, LISTEN_BACKLOG, UNSENT_BYTES_MAX},
     mailbox::Mailbox,
     shared::{Shared, WorkerStats},
     worker::Letter,
@@ -110,7 +111,7 @@ fn serve(settings: Settings) -> Result<(), ServerError> {
     let journal = journal
         .start(Arc::clone(&clock), settings.durability, listeners(&mailboxes))
         .map_err(system("cannot start the journal writer"))?;
-    let bound = bind_patiently(&settings.listen, worker_count)
+    let bound = bind_patiently(&settings)
         .map_err(|error| ServerError::Listen { address: settings.listen.to_string(), error })?;
     let connections_max = connections_max(&settings, files_max);
     log::info!(
@@ -295,10 +296,10 @@ struct Bound {
 
 /// Binds, and waits a little for the address: the kernel lets go of a listening socket some
 /// milliseconds after its process has ended, when an `io_uring` was waiting on it.
-fn bind_patiently(listen: &Listen, workers: usize) -> io::Result<Bound> {
+fn bind_patiently(settings: &Settings) -> io::Result<Bound> {
     let began = Instant::now();
     loop {
-        match bind(listen, workers) {
+        match bind(settings) {
             Err(error)
                 if error.kind() == io::ErrorKind::AddrInUse
                     && began.elapsed() < Duration::from_millis(BIND_PATIENCE_MS) =>
@@ -310,12 +311,13 @@ fn bind_patiently(listen: &Listen, workers: usize) -> io::Result<Bound> {
     }
 }
 
-fn bind(listen: &Listen, workers: usize) -> io::Result<Bound> {
-    match listen {
+fn bind(settings: &Settings) -> io::Result<Bound> {
+    let workers = settings.workers as usize;
+    match &settings.listen {
         Listen::Tcp { host, port } => {
             let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
             for address in (host.as_str(), *port).to_socket_addrs()? {
-                match bind_tcp(address, workers) {
+                match bind_tcp(address, workers, settings.client_timeout) {
                     Ok(bound) => return Ok(bound),
                     Err(error) => last = error,
                 }
@@ -328,7 +330,7 @@ fn bind(listen: &Listen, workers: usize) -> io::Result<Bound> {
 
 /// The first socket is bound without `SO_REUSEPORT`, so that an address on which somebody listens
 /// is refused; the others then share it, and the kernel spreads the connections.
-fn bind_tcp(address: SocketAddr, workers: usize) -> io::Result<Bound> {
+fn bind_tcp(address: SocketAddr, workers: usize, client_timeout: Duration) -> io::Result<Bound> {
     let first = tcp_socket(address)?;
     rustix::net::bind(&first, &address)?;
     let address: SocketAddr = rustix::net::getsockname(&first)?.try_into()?;
@@ -343,6 +345,7 @@ fn bind_tcp(address: SocketAddr, workers: usize) -> io::Result<Bound> {
         }
     }
     for listener in &listeners {
+        prepare_connections(listener, client_timeout)?;
         rustix::net::listen(listener, LISTEN_BACKLOG)?;
     }
     Ok(Bound { address: address.to_string(), listeners, socket_path: None })
@@ -354,6 +357,16 @@ fn tcp_socket(address: SocketAddr) -> io::Result<OwnedFd> {
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
     Ok(socket)
+}
+
+/// What each connection is to have, set once: whoever is accepted inherits it (`tcp(7)`).
+fn prepare_connections(listener: &OwnedFd, client_timeout: Duration) -> io::Result<()> {
+    // Small answers and events must not wait for an acknowledgement.
+    sockopt::set_tcp_nodelay(listener, true)?;
+    // A peer that acknowledges nothing is the kernel's to find.
+    sockopt::set_tcp_user_timeout(listener, client_timeout.as_millis() as u32)?;
+    // Else a subscriber that does not read takes megabytes of the kernel's memory.
+    SockRef::from(listener).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)
 }
 
 /// A `unix:` socket is one queue that all workers take from.
@@ -381,4 +394,30 @@ fn bind_unix(path: &Path, workers: usize) -> io::Result<Bound> {
 /// Whether a socket is there on which nobody listens: one that a killed server has left.
 fn is_abandoned(path: &Path) -> bool {
     UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    #[test]
+    fn a_connection_has_what_was_set_on_its_listener() {
+        let timeout = Duration::from_millis(4_321);
+        for workers in [1, 2] {
+            let bound = bind_tcp(([127, 0, 0, 1], 0).into(), workers, timeout).unwrap();
+            let _client = TcpStream::connect(&bound.address).unwrap();
+            let mut accepted = None;
+            while accepted.is_none() {
+                let waiting = bound.listeners.iter();
+                accepted = waiting.filter_map(|socket| rustix::net::accept(socket).ok()).next();
+            }
+            let socket = accepted.unwrap();
+            assert!(sockopt::tcp_nodelay(&socket).unwrap());
+            assert_eq!(sockopt::tcp_user_timeout(&socket), Ok(4_321));
+            let lowat = SockRef::from(&socket).tcp_notsent_lowat().unwrap();
+            assert_eq!(lowat, UNSENT_BYTES_MAX);
+        }
+    }
 }
