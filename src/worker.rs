@@ -35,7 +35,10 @@ use crate::{
     hub::{History, HistoryJob, Hub, HubConfig, HubLimits, Outgoing, Peer, Token},
     journal::{CommittedBatch, Write, WriteError, WriteResult, catalog::Catalog, store::Store},
     journal_writer::RefusedReason,
-    limits::{GIVE_BACK_CONNECTIONS_MIN, GIVE_BACK_WAIT_MS, READ_BYTES, SEND_SLICE_MAX, TICK_MS},
+    limits::{
+        GIVE_BACK_CONNECTIONS_MIN, GIVE_BACK_WAIT_MS, READ_BYTES, SEND_SLICE_MAX, SEND_SLICE_MIN,
+        TICK_MS,
+    },
     mailbox::Mailbox,
     replay,
     shared::{Shared, WorkerStats, read_catalog},
@@ -80,6 +83,9 @@ pub struct Worker {
     reads: RefCell<Slab<Promise<Box<dyn Any + Send>>>>,
     polls: RefCell<HashMap<RunId, Vec<Promise<()>>>>,
     is_draining: Cell<bool>,
+    /// How many sends the last slice could have, and whether a request has come since.
+    slice: Cell<usize>,
+    has_request: Cell<bool>,
     free_memory: Cell<FreeMemory>,
     started: Instant,
     date: RefCell<(u64, Rc<str>)>,
@@ -136,6 +142,8 @@ impl Worker {
             reads: RefCell::default(),
             polls: RefCell::default(),
             is_draining: Cell::new(false),
+            slice: Cell::new(SEND_SLICE_MIN),
+            has_request: Cell::new(false),
             // Setting up leaves something, too.
             free_memory: Cell::new(FreeMemory { connections: 0, due: Some(GIVE_BACK_TICKS) }),
             started: Instant::now(),
@@ -272,6 +280,18 @@ impl Worker {
         self.bell.ring();
     }
 
+    /// A request has come, or the answer to one can be written: there may be more soon.
+    pub fn note_request(&self) {
+        self.has_request.set(true);
+    }
+
+    /// How many sends to make before others have their turn: more and more, until somebody comes.
+    fn next_slice(&self) -> usize {
+        let longer = SEND_SLICE_MAX.min(self.slice.get() * 2);
+        self.slice.set(if self.has_request.replace(false) { SEND_SLICE_MIN } else { longer });
+        self.slice.get()
+    }
+
     /// A connection that was no stream has ended.
     pub fn farewell(&self) {
         self.let_go();
@@ -359,7 +379,9 @@ impl Worker {
                 }
             }
         }
-        send_slice(hub, ring, &mut scratch.plan, &mut scratch.results);
+        if hub.wants_to_send() {
+            send_slice(hub, ring, self.next_slice(), &mut scratch.plan, &mut scratch.results);
+        }
         while let Some(job) = hub.poll_history() {
             self.read_history(hub, job);
         }
@@ -383,9 +405,13 @@ impl Worker {
                 self.wake_polls(&batch);
             }
             Letter::Written(ticket, result) => {
+                self.note_request();
                 self.writes.borrow_mut().remove(ticket).keep(result);
             }
-            Letter::Read(ticket, found) => self.reads.borrow_mut().remove(ticket).keep(found),
+            Letter::Read(ticket, found) => {
+                self.note_request();
+                self.reads.borrow_mut().remove(ticket).keep(found);
+            }
             Letter::History(history) => self.hub.borrow_mut().handle_history(history),
             Letter::Drain => self.drain(),
         }
@@ -437,16 +463,17 @@ impl Worker {
     }
 }
 
-/// Makes one slice of sends.
+/// Makes up to so many sends.
 fn send_slice(
     hub: &mut Hub,
     ring: &mut StreamRing,
+    sends_max: usize,
     plan: &mut Vec<Outgoing>,
     results: &mut Vec<SendResult>,
 ) {
     plan.clear();
     results.clear();
-    hub.poll_sends(SEND_SLICE_MAX, plan);
+    hub.poll_sends(sends_max, plan);
     if plan.is_empty() {
         return;
     }

@@ -15,14 +15,14 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use rustix::net::SendFlags;
 use tidewheel::{
     hub::{Peer, Token},
-    limits::SEND_SLICE_MAX,
+    limits::SEND_SLICE_MIN,
     mailbox::Mailbox,
     stream_ring::{EpollRing, Send, StreamRing, UringRing},
 };
 
 /// Sockets that the slices go round. Both ends of all are open at one time, which is within the
 /// 1,024 descriptors that a process has by default.
-const SOCKETS: usize = 3 * SEND_SLICE_MAX;
+const SOCKETS: usize = 3 * SEND_SLICE_MIN;
 /// An event of some 300 bytes.
 const EVENT: [u8; 300] = [b'x'; 300];
 /// Rounds in which all hang-ups have come at the latest: a round brings some twenty.
@@ -89,9 +89,9 @@ struct Clients {
 impl Clients {
     /// Whose turn it is, by their places.
     fn next(&mut self) -> std::ops::Range<usize> {
-        let first = self.slice * SEND_SLICE_MAX;
-        self.slice = (self.slice + 1) % (SOCKETS / SEND_SLICE_MAX);
-        let range = first..first + SEND_SLICE_MAX;
+        let first = self.slice * SEND_SLICE_MIN;
+        self.slice = (self.slice + 1) % (SOCKETS / SEND_SLICE_MIN);
+        let range = first..first + SEND_SLICE_MIN;
         let mut bytes = [0; 4 * EVENT.len()];
         for client in &mut self.clients[range.clone()] {
             while client.read(&mut bytes).is_ok_and(|count| count > 0) {}
@@ -104,7 +104,7 @@ impl Clients {
 fn sends(criterion: &mut Criterion) {
     for (network, pairs) in NETWORKS {
         let mut group = criterion.benchmark_group(format!("stream_ring/sends, {network}"));
-        group.throughput(Throughput::Elements(SEND_SLICE_MAX as u64));
+        group.throughput(Throughput::Elements(SEND_SLICE_MIN as u64));
 
         for (name, Ring { mut ring, _mailbox }) in rings() {
             let (servers, clients): (Vec<_>, Vec<_>) = pairs().into_iter().unzip();

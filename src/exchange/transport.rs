@@ -154,6 +154,7 @@ impl Transport {
                 }
                 Ok((count, _)) => {
                     self.has_received = true;
+                    self.worker.note_request();
                     self.connection.handle_bytes(&buffer[..count]);
                     return Ok(Some(Input::Bytes));
                 }
