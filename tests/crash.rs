@@ -263,9 +263,23 @@ impl Journal {
 
 #[test]
 fn what_was_answered_or_seen_survives_kill_9_exactly_once() {
+    survives_kill_9(&["--workers", "1"]);
+}
+
+#[test]
+fn so_it_does_with_four_workers() {
+    survives_kill_9(&["--workers", "4"]);
+}
+
+#[test]
+fn so_it_does_with_two_workers_on_epoll() {
+    survives_kill_9(&["--workers", "2", "--io", "epoll"]);
+}
+
+fn survives_kill_9(arguments: &[&str]) {
     let crashes = from_environment("CRASHES", 20);
     let mut rng = seeded();
-    let mut server = Server::start();
+    let mut server = Server::with(arguments);
     let shared = server.new_run_with(r#"{"project":"crash"}"#);
     let mut publishers: Vec<Publisher> = (0..KINDS.len())
         .map(|number| {

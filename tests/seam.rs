@@ -466,17 +466,23 @@ fn everybody_sees_exactly_what_they_should(arguments: &[&str]) {
     assert!(seen > 0);
 }
 
-#[test]
-fn everybody_sees_exactly_what_they_should_across_restarts_and_crashes() {
-    everybody_sees_exactly_what_they_should(&["--keepalive-interval", "500ms"]);
+/// One combination each, so that they run beside each other.
+macro_rules! with {
+    ($($name:ident: $workers:literal workers on $driver:literal;)*) => { $(
+        #[test]
+        fn $name() {
+            everybody_sees_exactly_what_they_should(&[
+                "--workers", $workers, "--io", $driver, "--keepalive-interval", "500ms",
+            ]);
+        }
+    )* };
 }
 
-#[test]
-fn so_it_is_with_two_workers() {
-    everybody_sees_exactly_what_they_should(&["--workers", "2", "--keepalive-interval", "500ms"]);
-}
-
-#[test]
-fn so_it_is_on_epoll() {
-    everybody_sees_exactly_what_they_should(&["--io", "epoll"]);
+with! {
+    across_restarts_and_crashes: "1" workers on "auto";
+    so_it_is_with_two_workers: "2" workers on "auto";
+    so_it_is_with_four_workers: "4" workers on "auto";
+    so_it_is_on_epoll: "1" workers on "epoll";
+    so_it_is_with_two_workers_on_epoll: "2" workers on "epoll";
+    so_it_is_with_four_workers_on_epoll: "4" workers on "epoll";
 }

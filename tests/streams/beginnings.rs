@@ -128,7 +128,7 @@ fn a_client_that_drops_before_its_first_event_resumes_where_now_was() {
 
 #[test]
 fn a_cursor_ahead_of_the_journal_is_reset() {
-    for server in Server::with_each_driver(&[]) {
+    for server in Server::with_workers(&[1, 4], &[]) {
         let run = server.new_run_with(r#"{"project":"p"}"#);
         server.append(run, "A", "1");
         let check = |ends: bool| {
@@ -187,7 +187,7 @@ fn a_filtered_stream_says_where_it_is_when_it_falls_far_behind() {
 
 #[test]
 fn a_stream_goes_over_from_history_to_live_without_a_seam() {
-    for server in Server::with_each_driver(&["--workers", "2"]) {
+    for server in Server::with_workers(&[1, 2, 4], &[]) {
         let run = server.new_run();
         let target = format!("/runs/{run}/events/stream");
         std::thread::scope(|scope| {

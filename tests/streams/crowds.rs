@@ -1,36 +1,17 @@
-//! Many subscribers, slow ones, several workers.
+//! Many subscribers, and slow ones.
 
 use std::{
     net::TcpStream,
     time::{Duration, Instant},
 };
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
-use crate::{
-    open_streams,
-    support::{Client, Server, Sse, eventually},
-};
-
-/// Raises the soft limit on open files, for this process and the servers it starts; says what is
-/// allowed.
-fn allow_open_files(wanted: u64) -> u64 {
-    let limit = getrlimit(Resource::Nofile);
-    let current = limit.current.unwrap_or(u64::MAX);
-    if current >= wanted {
-        return current;
-    }
-    let raised = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
-    setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum: limit.maximum })
-        .expect("a soft limit may be raised to the hard one");
-    raised
-}
+use crate::support::{Server, Sse, allow_open_files, eventually};
 
 fn all_get_every_event(server: &Server, subscribers: usize) {
     let run = server.new_run();
     let target = format!("/runs/{run}/events/stream");
     let mut streams: Vec<Sse> = (0..subscribers).map(|_| server.stream(&target)).collect();
-    assert_eq!(open_streams(server), subscribers as u64);
+    assert_eq!(server.open_streams(), subscribers as u64);
     let started = Instant::now();
     let mut expected = vec![1];
     for number in 0..10 {
@@ -45,64 +26,16 @@ fn all_get_every_event(server: &Server, subscribers: usize) {
         assert!(ids == expected, "subscriber {index}: {ids:?}");
     }
     eprintln!("{subscribers} subscribers, {}: {:?}", server.arguments(), started.elapsed());
-    eventually("nobody is left", || (open_streams(server) == 0).then_some(()));
+    eventually("nobody is left", || (server.open_streams() == 0).then_some(()));
 }
 
 #[test]
 fn two_thousand_subscribers_of_one_run_all_get_every_event() {
     // One descriptor each here, and one each in the server.
-    let allowed = allow_open_files(4_096) as usize;
+    let allowed = allow_open_files(4_096);
     let subscribers = 2_000.min(allowed.saturating_sub(512));
     for server in Server::with_each_driver(&[]) {
         all_get_every_event(&server, subscribers);
-    }
-}
-
-#[test]
-fn every_worker_delivers_each_event_once() {
-    for server in Server::with_each_driver(&["--workers", "2"]) {
-        let run = server.new_run_with(r#"{"project":"p"}"#);
-        let mut streams: Vec<Sse> = (0..40)
-            .map(|number| match number % 3 {
-                0 => server.stream("/events/stream"),
-                1 => server.stream("/projects/p/events/stream"),
-                _ => server.stream(&format!("/runs/{run}/events/stream")),
-            })
-            .collect();
-        let worker = server.json("/worker");
-        for worker in worker["workers"].as_array().unwrap() {
-            assert!(worker["streams"].as_u64().unwrap() > 0, "both have some: {worker}");
-        }
-        // Each append comes over a connection of its own, so from either worker.
-        let mut expected = vec![1];
-        for number in 0..50 {
-            expected.push(server.append(run, "A", &number.to_string()));
-        }
-        for stream in &mut streams {
-            assert_eq!(stream.ids(expected.len()), expected);
-        }
-        let last = server.append(run, "A", "1");
-        for stream in &mut streams {
-            assert_eq!(stream.ids(1), [last], "none of them came twice");
-        }
-    }
-}
-
-#[test]
-fn a_long_poll_of_one_worker_hears_of_appends_to_another() {
-    let server = Server::with(&["--workers", "2"]);
-    let run = server.new_run();
-    for _ in 0..10 {
-        let last = server.json(&format!("/runs/{run}"))["last_event_id"].as_u64().unwrap();
-        let target = format!("/runs/{run}/events?wait=30&after_id={last}");
-        let mut clients: Vec<Client> = (0..4).map(|_| server.client()).collect();
-        for client in &mut clients {
-            client.send(crate::support::http::request("GET", &target, &[], ""));
-        }
-        let id = server.append(run, "A", "1");
-        for client in &mut clients {
-            assert_eq!(client.answer().expect(200).json()["events"][0]["id"], id);
-        }
     }
 }
 

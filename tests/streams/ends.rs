@@ -8,10 +8,7 @@ use std::{
 
 use rustix::process::Signal;
 
-use crate::{
-    open_streams,
-    support::{Server, Sse, eventually, http::request},
-};
+use crate::support::{Server, Sse, eventually, http::request};
 
 #[test]
 fn a_stream_ends_after_the_closing_event() {
@@ -28,7 +25,7 @@ fn a_stream_ends_after_the_closing_event() {
             let before = format!("{target}?after_id={}", last - 1);
             assert_eq!(server.stream(&before).ids_to_end(), [last]);
         }
-        eventually("they are not counted any more", || (open_streams(&server) == 0).then_some(()));
+        eventually("they are not counted any more", || (server.open_streams() == 0).then_some(()));
     }
 }
 
@@ -100,7 +97,7 @@ fn a_client_that_closes_is_gone_within_a_second() {
             for stream in &mut streams {
                 stream.ids(1);
             }
-            assert_eq!(open_streams(&server), 20);
+            assert_eq!(server.open_streams(), 20);
             let started = Instant::now();
             match how {
                 "close" => streams.clear(),
@@ -117,7 +114,7 @@ fn a_client_that_closes_is_gone_within_a_second() {
                     streams.clear();
                 }
             }
-            eventually(how, || (open_streams(&server) == 0).then_some(()));
+            eventually(how, || (server.open_streams() == 0).then_some(()));
             assert!(started.elapsed() < Duration::from_secs(1), "{how}: {:?}", started.elapsed());
             for stream in &mut streams {
                 while stream.frame().is_some() {}
@@ -137,7 +134,7 @@ fn a_client_that_closes_while_it_is_written_to_is_gone_too() {
         server.append(run, "A", &payload);
     }
     drop(streams);
-    eventually("they are gone", || (open_streams(&server) == 0).then_some(()));
+    eventually("they are gone", || (server.open_streams() == 0).then_some(()));
 }
 
 #[test]
@@ -150,7 +147,7 @@ fn a_client_that_half_closes_at_once_may_be_let_go_but_does_no_harm() {
         client.half_close();
         client.rest();
     }
-    assert_eq!(open_streams(&server), 0);
+    assert_eq!(server.open_streams(), 0);
 }
 
 #[test]
@@ -163,7 +160,7 @@ fn a_client_that_acknowledges_nothing_is_closed() {
     for _ in 0..20 {
         server.append(run, "A", &payload);
     }
-    eventually("it is closed", || (open_streams(&server) == 1).then_some(()));
+    eventually("it is closed", || (server.open_streams() == 1).then_some(()));
     drop(stalled);
     // Whoever reads stays, however little there is for it.
     let id = server.append(run, "B", "1");
@@ -240,7 +237,12 @@ fn a_full_server_refuses_streams_in_a_way_that_a_browser_survives() {
 
 #[test]
 fn subscribers_resume_across_a_restart_on_the_same_port() {
-    let mut server = Server::start();
+    for mut server in Server::with_workers(&[1, 2, 4], &[]) {
+        resume_across_restarts(&mut server);
+    }
+}
+
+fn resume_across_restarts(server: &mut Server) {
     let run = server.new_run();
     let target = format!("/runs/{run}/events/stream");
     let mut seen = Vec::new();

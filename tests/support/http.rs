@@ -4,6 +4,8 @@
 use std::{
     io::{self, ErrorKind, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpStream},
+    os::{fd::OwnedFd, unix::net::UnixStream},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -11,7 +13,8 @@ use serde_json::Value;
 
 use super::DEADLINE;
 
-/// One connection.
+/// One connection. A `unix:` socket is held in a `TcpStream` too, which reads, writes and shuts
+/// down whatever socket it has.
 pub struct Client {
     stream: TcpStream,
     /// What was read and not used yet.
@@ -43,6 +46,13 @@ impl Client {
             return Err(ErrorKind::ConnectionRefused.into());
         }
         stream.set_nodelay(true)?;
+        stream.set_write_timeout(Some(DEADLINE))?;
+        Ok(Client { stream, unread: Vec::new() })
+    }
+
+    /// Connects to a `unix:` socket, if somebody listens.
+    pub fn try_connect_local(path: &Path) -> io::Result<Client> {
+        let stream = TcpStream::from(OwnedFd::from(UnixStream::connect(path)?));
         stream.set_write_timeout(Some(DEADLINE))?;
         Ok(Client { stream, unread: Vec::new() })
     }

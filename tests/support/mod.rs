@@ -7,10 +7,12 @@
 pub mod http;
 pub mod server;
 pub mod sse;
+pub mod threads;
 
 use std::time::{Duration, Instant};
 
 use rand::{SeedableRng, rngs::StdRng};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 pub use self::{
     http::{Answer, Client},
@@ -47,4 +49,18 @@ pub fn from_environment(name: &str, default: usize) -> usize {
     std::env::var(name).map_or(default, |text| {
         text.parse().unwrap_or_else(|_| panic!("{name} is not a whole number: {text}"))
     })
+}
+
+/// Raises the soft limit on open files, for this process and the servers it starts; says what is
+/// allowed.
+pub fn allow_open_files(wanted: usize) -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let (current, wanted) = (limit.current.unwrap_or(u64::MAX), wanted as u64);
+    if current >= wanted {
+        return current as usize;
+    }
+    let raised = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
+    setrlimit(Resource::Nofile, Rlimit { current: Some(raised), maximum: limit.maximum })
+        .expect("a soft limit may be raised to the hard one");
+    raised as usize
 }

@@ -1,9 +1,10 @@
 //! The server as a process of its own, on a port that the kernel chose.
 
 use std::{
-    io::Read as _,
+    fs,
+    io::{self, Read as _},
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
     thread,
@@ -21,6 +22,8 @@ use super::{Answer, Client, DEADLINE, Sse, eventually};
 pub struct Server {
     child: Option<Child>,
     address: SocketAddr,
+    /// Where it listens instead, if that is no port.
+    socket: Option<PathBuf>,
     journal: TempDir,
     arguments: Vec<String>,
     log: Arc<Mutex<String>>,
@@ -39,10 +42,16 @@ impl Server {
 
     /// A server with these flags, or the log of one that refused to start.
     pub fn try_with(arguments: &[&str]) -> Result<Server, String> {
+        Server::try_new(arguments, false)
+    }
+
+    fn try_new(arguments: &[&str], is_local: bool) -> Result<Server, String> {
+        let journal = tempfile::tempdir().expect("there is room for a journal");
         let mut server = Server {
             child: None,
             address: ([127, 0, 0, 1], 0).into(),
-            journal: tempfile::tempdir().expect("there is room for a journal"),
+            socket: is_local.then(|| journal.path().join("socket")),
+            journal,
             arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
             log: Arc::default(),
         };
@@ -51,15 +60,33 @@ impl Server {
 
     /// A server on each I/O driver that this kernel allows, with these flags.
     pub fn with_each_driver(arguments: &[&str]) -> Vec<Server> {
+        Server::on_each_driver(arguments, false)
+    }
+
+    /// The same on a `unix:` socket.
+    pub fn local_with_each_driver(arguments: &[&str]) -> Vec<Server> {
+        Server::on_each_driver(arguments, true)
+    }
+
+    fn on_each_driver(arguments: &[&str], is_local: bool) -> Vec<Server> {
         let mut servers = Vec::new();
         for driver in ["uring", "epoll"] {
-            match Server::try_with(&[&["--io", driver], arguments].concat()) {
+            match Server::try_new(&[&["--io", driver], arguments].concat(), is_local) {
                 Ok(server) => servers.push(server),
                 Err(log) if driver == "uring" => eprintln!("skipped, no io_uring here: {log}"),
                 Err(log) => panic!("the server did not start with {driver}:\n{log}"),
             }
         }
         servers
+    }
+
+    /// A server on each driver with each of these numbers of workers.
+    pub fn with_workers(counts: &[usize], arguments: &[&str]) -> Vec<Server> {
+        let workers = |count: &usize| {
+            let count = count.to_string();
+            Server::with_each_driver(&[&["--workers", &*count], arguments].concat())
+        };
+        counts.iter().flat_map(workers).collect()
     }
 
     /// Where it listens.
@@ -75,6 +102,20 @@ impl Server {
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("the server runs").id()
+    }
+
+    /// How many files it has open.
+    pub fn open_files(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the server runs").count()
+    }
+
+    /// Its memory, without what is mapped from files, in bytes.
+    pub fn memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.expect("the server runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+        let size = line.and_then(|line| line.split_whitespace().next()).expect("Linux says it");
+        size.parse::<u64>().expect("it is in KiB") * 1024
     }
 
     /// Its flags, for messages.
@@ -141,7 +182,11 @@ impl Server {
 
     fn launch(&mut self) -> Result<(), String> {
         let journal = self.journal.path().join("journal");
-        let mut command = serve(&self.address.to_string(), &journal);
+        let listen = match &self.socket {
+            Some(path) => format!("unix:{}", path.display()),
+            None => self.address.to_string(),
+        };
+        let mut command = serve(&listen, &journal);
         command.args(&self.arguments);
         if !self.arguments.iter().any(|argument| argument == "--drain-window") {
             // Tests that restart it need not see its streams end one by one.
@@ -160,7 +205,12 @@ impl Server {
         let address = eventually("the log says where the server listens", || {
             // In this order: what it said before it ended is in the log then.
             let has_ended = child.try_wait().expect("the process is ours").is_some();
-            match bound_address(&self.log.lock().unwrap()[before..]) {
+            let log = &self.log.lock().unwrap()[before..];
+            let address = match &self.socket {
+                Some(_) => log.contains("listening on unix:").then_some(self.address),
+                None => bound_address(log),
+            };
+            match address {
                 Some(address) if !has_ended => Some(Some(address)),
                 _ => has_ended.then_some(None),
             }
@@ -213,7 +263,15 @@ impl Drop for Server {
 impl Server {
     /// A connection.
     pub fn client(&self) -> Client {
-        Client::connect(self.address)
+        self.try_client().expect("the server listens")
+    }
+
+    /// A connection, if it listens.
+    pub fn try_client(&self) -> io::Result<Client> {
+        match &self.socket {
+            Some(path) => Client::try_connect_local(path),
+            None => Client::try_connect(self.address),
+        }
     }
 
     /// One request.
@@ -230,6 +288,23 @@ impl Server {
     /// GET.
     pub fn get(&self, target: &str) -> Answer {
         self.request("GET", target, &[], "")
+    }
+
+    /// How many streams each worker has open, as `/worker` says.
+    pub fn streams_by_worker(&self) -> Vec<u64> {
+        self.by_worker("streams")
+    }
+
+    /// How many streams it has open.
+    pub fn open_streams(&self) -> u64 {
+        self.streams_by_worker().iter().sum()
+    }
+
+    /// A number that `/worker` says of each worker.
+    pub fn by_worker(&self, what: &str) -> Vec<u64> {
+        let answer = self.json("/worker");
+        let workers = answer["workers"].as_array().expect("there are workers");
+        workers.iter().map(|worker| worker[what].as_u64().expect("a number")).collect()
     }
 
     /// GET of something that is there, as JSON.
@@ -296,11 +371,11 @@ impl Server {
 
     /// Opens a stream.
     pub fn stream(&self, target: &str) -> Sse {
-        Sse::open(self.address, target, &[])
+        self.stream_with(target, &[])
     }
 
     /// Opens a stream with these header fields.
     pub fn stream_with(&self, target: &str, headers: &[(&str, &str)]) -> Sse {
-        Sse::open(self.address, target, headers)
+        Sse::open(self.client(), target, headers)
     }
 }

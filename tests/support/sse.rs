@@ -86,8 +86,8 @@ impl Frame {
 
 impl Sse {
     /// Opens a stream and reads its head, which has to be the head of a stream.
-    pub fn open(address: SocketAddr, target: &str, headers: &[(&str, &str)]) -> Sse {
-        match Sse::try_open(address, target, headers).expect("the server answers") {
+    pub fn open(client: Client, target: &str, headers: &[(&str, &str)]) -> Sse {
+        match Sse::try_open_on(client, target, headers).expect("the server answers") {
             Ok(stream) => stream,
             Err(answer) => panic!("{target}: {} {}", answer.status, answer.text()),
         }
@@ -99,8 +99,21 @@ impl Sse {
         target: &str,
         headers: &[(&str, &str)],
     ) -> io::Result<Result<Sse, Answer>> {
-        let mut client = Client::try_connect(address)?;
+        Sse::try_open_on(Client::try_connect(address)?, target, headers)
+    }
+
+    /// The same on a connection.
+    pub fn try_open_on(
+        mut client: Client,
+        target: &str,
+        headers: &[(&str, &str)],
+    ) -> io::Result<Result<Sse, Answer>> {
         client.try_send(request("GET", target, headers, ""))?;
+        Sse::try_opened(client)
+    }
+
+    /// The same on a connection over which the request has been sent.
+    pub fn try_opened(mut client: Client) -> io::Result<Result<Sse, Answer>> {
         let mut head = client.try_head()?;
         if head.status == 200 && head.header("Content-Type") == Some("text/event-stream") {
             let (stream, unread) = client.into_parts();
