@@ -11,6 +11,7 @@
 //!                ┌▶ 7 ◀┐     ┌▶ 4 ◀┐           ┌▶ 9 ◀┐
 //!                └─ 2 ─┘     └─────┘           └─────┘
 //!  occupied   0     1     0     1   …    0
+//!  earliest   ·    t₁     ·    t₂   …    ·
 //! ```
 //!
 //! Invariants, with `now` the tick of the last [`TimerWheel::advance`]:
@@ -21,12 +22,13 @@
 //!   once" for ever);
 //! - so a deadline alone tells the list, and an entry need not remember its slot;
 //! - a bit of the bitmap is set exactly when its slot has an entry;
+//! - the earliest of a slot with entries is after `now`, and no entry there is due before it;
 //! - an entry is in at most one list, and `len` counts those that are in one.
 //!
-//! A deadline more than a lap away stays in its slot and is passed over until its lap has come. A
-//! hierarchy of wheels would not look at it in between, but would move it from wheel to wheel; most
-//! timers here are far shorter than a lap (keepalives, 15 s of 41 s), and are moved long before
-//! they are due.
+//! A deadline more than a lap away stays in its slot and is passed over until its lap has come: the
+//! earliest of its slot says so without a look at the entries, and nobody is woken for it. A
+//! hierarchy of wheels would move it from wheel to wheel instead; most timers here are far shorter
+//! than a lap (keepalives, 15 s of 41 s), and are moved long before they are due.
 
 use std::mem;
 use std::time::Duration;
@@ -135,6 +137,9 @@ pub struct TimerWheel {
     heads: Box<[u32]>,
     /// One bit a slot.
     occupied: Box<[u64]>,
+    /// For each slot with entries a tick before which none of them is due. It is not raised when
+    /// an entry goes, only when the slot is looked at.
+    earliest: Box<[Tick]>,
 }
 
 impl TimerWheel {
@@ -145,6 +150,7 @@ impl TimerWheel {
             len: 0,
             heads: vec![NONE; WHEEL_SLOTS + 1].into(),
             occupied: vec![0; WHEEL_SLOTS / 64].into(),
+            earliest: vec![now; WHEEL_SLOTS].into(),
         }
     }
 
@@ -168,6 +174,7 @@ impl TimerWheel {
             let current = self.list(links.deadline);
             if current == list {
                 links.deadline = deadline;
+                self.lower(list, deadline);
                 return;
             }
             self.unlink(slab, current, key);
@@ -198,7 +205,9 @@ impl TimerWheel {
         self.expire(slab, OVERDUE, due);
         while let Some(distance) = self.distance_to_occupied(slot, slots_left) {
             slot = (slot + distance) % WHEEL_SLOTS;
-            self.expire(slab, slot, due);
+            if self.earliest[slot].is_reached(self.now) {
+                self.expire(slab, slot, due);
+            }
             slot = (slot + 1) % WHEEL_SLOTS;
             slots_left -= distance + 1;
         }
@@ -208,15 +217,28 @@ impl TimerWheel {
     /// than the first deadline, and the tick of the last advance when something is due already.
     /// `None` when nothing is armed.
     ///
-    /// It knows slots and not deadlines, so for an entry that is more than a lap away it is early
-    /// by one lap or several, and the advance at it finds nothing due: one wake-up a lap.
+    /// It is earlier than the first deadline only where an entry was armed for that tick, and has
+    /// been moved or disarmed since; the advance at it then finds nothing due.
     pub fn next_deadline(&self) -> Option<Tick> {
         if self.heads[OVERDUE] != NONE {
             return Some(self.now);
         }
-        let next = self.now.plus(1);
-        let distance = self.distance_to_occupied(next.slot(), WHEEL_SLOTS)?;
-        Some(next.plus(distance as u32))
+        let first = self.now.plus(1).slot();
+        let mut passed = 0;
+        // Of what is a lap away or more, in no order.
+        let mut far: Option<Tick> = None;
+        while let Some(more) =
+            self.distance_to_occupied((first + passed) % WHEEL_SLOTS, WHEEL_SLOTS - passed)
+        {
+            passed += more + 1;
+            let earliest = self.earliest[(first + passed - 1) % WHEEL_SLOTS];
+            if earliest == self.now.plus(passed as u32) {
+                // In this lap, and so are all before it.
+                return Some(earliest);
+            }
+            far = Some(far.map_or(earliest, |far| far.or_before(earliest)));
+        }
+        far
     }
 
     /// Checks the invariants of the [module](self), and panics where one does not hold. Looks at
@@ -231,12 +253,19 @@ impl TimerWheel {
             if first == NONE {
                 continue;
             }
+            let earliest = (list != OVERDUE).then(|| self.earliest[list]);
+            if let Some(earliest) = earliest {
+                assert_eq!(earliest.slot(), list, "earliest of slot {list}");
+                assert!(!earliest.is_reached(self.now), "slot {list} should have been looked at");
+            }
             let mut key = first;
             loop {
                 count += 1;
                 assert!(count <= self.len, "more entries than {}, or a list that is cut", self.len);
                 let &mut Links { next, deadline, .. } = slab.links(key);
                 assert_eq!(self.list(deadline), list, "list of entry {key}");
+                let in_time = earliest.is_none_or(|earliest| earliest.is_reached(deadline));
+                assert!(in_time, "entry {key} is due before the earliest of its slot");
                 assert_eq!(slab.links(next).prev, key, "entry before entry {next}");
                 key = next;
                 if key == first {
@@ -259,16 +288,29 @@ impl TimerWheel {
             return;
         }
         let last = slab.links(key).prev;
+        let mut earliest: Option<Tick> = None;
         loop {
             let &mut Links { next, deadline, .. } = slab.links(key);
             if deadline.is_reached(self.now) {
                 self.unlink(slab, list, key);
                 due.push(key);
+            } else {
+                earliest = Some(earliest.map_or(deadline, |earliest| earliest.or_before(deadline)));
             }
             if key == last {
-                return;
+                break;
             }
             key = next;
+        }
+        if let Some(earliest) = earliest {
+            self.earliest[list] = earliest;
+        }
+    }
+
+    /// Notes that an entry of this list is due at `deadline`.
+    fn lower(&mut self, list: usize, deadline: Tick) {
+        if list != OVERDUE {
+            self.earliest[list] = self.earliest[list].or_before(deadline);
         }
     }
 
@@ -280,8 +322,10 @@ impl TimerWheel {
             self.heads[list] = key;
             if list != OVERDUE {
                 self.occupied[list / 64] |= 1 << (list % 64);
+                self.earliest[list] = deadline;
             }
         } else {
+            self.lower(list, deadline);
             let last = mem::replace(&mut slab.links(first).prev, key);
             slab.links(last).next = key;
             *slab.links(key) = Links { prev: last, next: first, deadline };
@@ -494,12 +538,39 @@ mod tests {
         let mut timers = Checked::new(Tick(0), 1);
         timers.arm(0, Tick(7 + 3 * LAP));
         for lap in 0..3 {
-            let early = Tick(7 + lap * LAP);
-            assert_eq!(timers.wheel.next_deadline(), Some(early));
-            assert_eq!(timers.advance(early), NOTHING);
+            assert_eq!(timers.wheel.next_deadline(), Some(Tick(7 + 3 * LAP)), "nobody is woken");
+            assert_eq!(timers.advance(Tick(7 + lap * LAP)), NOTHING);
         }
         assert_eq!(timers.wheel.next_deadline(), Some(Tick(7 + 3 * LAP)));
         assert_eq!(timers.advance(Tick(7 + 3 * LAP)), [0]);
+    }
+
+    #[test]
+    fn the_first_of_many_far_deadlines_is_found_whatever_its_slot() {
+        let mut timers = Checked::new(Tick(0), 4);
+        timers.arm(0, Tick(3 + 4 * LAP));
+        timers.arm(1, Tick(900 + 2 * LAP));
+        timers.arm(2, Tick(3 + 2 * LAP));
+        timers.arm(3, Tick(70 + 3 * LAP));
+        for (key, deadline) in [(2, 3 + 2 * LAP), (1, 900 + 2 * LAP), (3, 70 + 3 * LAP)] {
+            assert_eq!(timers.wheel.next_deadline(), Some(Tick(deadline)));
+            assert_eq!(timers.advance(Tick(deadline)), [key]);
+        }
+        assert_eq!(timers.wheel.next_deadline(), Some(Tick(3 + 4 * LAP)));
+        // What is near is found before what is far, and also behind it.
+        timers.arm(1, Tick(60 + 3 * LAP + 500));
+        assert_eq!(timers.wheel.next_deadline(), Some(Tick(60 + 3 * LAP + 500)));
+    }
+
+    #[test]
+    fn an_entry_that_has_gone_wakes_once_at_most() {
+        let mut timers = Checked::new(Tick(0), 2);
+        timers.arm(0, Tick(7));
+        timers.arm(1, Tick(7 + 2 * LAP));
+        timers.disarm(0);
+        assert_eq!(timers.wheel.next_deadline(), Some(Tick(7)));
+        assert_eq!(timers.advance(Tick(7)), NOTHING);
+        assert_eq!(timers.wheel.next_deadline(), Some(Tick(7 + 2 * LAP)));
     }
 
     #[test]
@@ -598,8 +669,9 @@ mod tests {
             if deadline <= self.now { 0 } else { (deadline - self.now - 1) % u64::from(LAP) + 1 }
         }
 
+        /// The first deadline, or now when that has passed.
         fn next_deadline(&self) -> Option<u64> {
-            self.due_at.keys().map(|deadline| self.now + self.slot_distance(*deadline)).min()
+            self.due_at.keys().next().map(|deadline| self.now.max(*deadline))
         }
     }
 
@@ -649,7 +721,14 @@ mod tests {
                     }
                 }
                 assert_eq!(timers.wheel.len(), twin.deadlines.len());
-                assert_eq!(timers.wheel.next_deadline(), twin.next_deadline().map(tick));
+                match (timers.wheel.next_deadline(), twin.next_deadline()) {
+                    (Some(next), Some(first)) => {
+                        let wait = u64::from(tick(twin.now).until(next));
+                        assert!(wait <= first - twin.now, "{wait} ticks, {first} in {}", twin.now);
+                        assert!(wait > 0 || first == twin.now, "at once, for nothing");
+                    }
+                    (next, first) => assert_eq!((next, first), (None, None)),
+                }
             }
         }
     }
