@@ -8,7 +8,7 @@ use std::{
     os::fd::OwnedFd,
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::{
@@ -19,7 +19,7 @@ use rustix::{
 use crate::{
     driver::{Pollable, sleep, spawn, yield_now},
     exchange::{self, Origin},
-    limits::{ACCEPT_BATCH_MAX, ACCEPT_PAUSE_MS},
+    limits::{ACCEPT_BATCH_MAX, ACCEPT_PAUSE_MS, ACCEPT_WARNING_SECONDS},
     mailbox::Mailbox,
     shared::Shared,
     worker::{Letter, Worker},
@@ -76,6 +76,7 @@ async fn accept(worker: Rc<Worker>, listener: Rc<Pollable>) {
     let mut flags = SocketFlags::CLOEXEC;
     flags.set(SocketFlags::NONBLOCK, worker.shared.driver.wants_nonblocking());
     let is_local = sockopt::socket_domain(&*listener) == Ok(AddressFamily::UNIX);
+    let mut warned_at: Option<Instant> = None;
     loop {
         if listener.readable().await.is_err() || worker.is_draining() {
             return;
@@ -84,7 +85,14 @@ async fn accept(worker: Rc<Worker>, listener: Rc<Pollable>) {
             match rustix::net::accept_with(&*listener, flags) {
                 Ok(socket) => welcome(&worker, socket, is_local),
                 Err(error) if is_exhausted(error) => {
-                    log::warn!("cannot accept a connection: {error}; pausing");
+                    // It may be so for hours, and the log is to be read afterwards.
+                    if warned_at.is_none_or(|at| at.elapsed().as_secs() >= ACCEPT_WARNING_SECONDS) {
+                        warned_at = Some(Instant::now());
+                        log::warn!(
+                            "cannot accept a connection: {error}; trying again every \
+                             {ACCEPT_PAUSE_MS} ms"
+                        );
+                    }
                     sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
                     break;
                 }

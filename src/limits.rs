@@ -138,6 +138,8 @@ pub const BIND_PATIENCE_MS: u64 = 1_000;
 pub const FILES_RESERVED: u64 = 128;
 /// How long accepting pauses when the process has no file descriptor left, in milliseconds.
 pub const ACCEPT_PAUSE_MS: u64 = 100;
+/// How often a worker complains of that, in seconds: once every so long.
+pub const ACCEPT_WARNING_SECONDS: u64 = 60;
 
 /// Connections that must have come to rest or gone before memory is given back for them: some
 /// hundred KiB of requests.
