@@ -179,6 +179,16 @@ impl Client {
         }
     }
 
+    /// Whether something has come, or the end.
+    pub fn has_something(&mut self) -> bool {
+        !self.unread.is_empty() || {
+            self.stream.set_nonblocking(true).expect("it is open");
+            let peeked = self.stream.peek(&mut [0]);
+            self.stream.set_nonblocking(false).expect("it is open");
+            !peeked.is_err_and(|error| is_timeout(&error))
+        }
+    }
+
     /// Whether nothing comes for so long.
     pub fn is_quiet_for(&mut self, time: Duration) -> bool {
         self.unread.is_empty() && self.fill_within(time).is_err_and(|error| is_timeout(&error))
