@@ -151,23 +151,6 @@ fn a_client_that_half_closes_at_once_may_be_let_go_but_does_no_harm() {
 }
 
 #[test]
-fn a_client_that_acknowledges_nothing_is_closed() {
-    let server = Server::with(&["--client-timeout", "1s"]);
-    let run = server.new_run();
-    let stalled = server.stream(&format!("/runs/{run}/events/stream"));
-    let mut reading = server.stream(&format!("/runs/{run}/events/stream?types=B"));
-    let payload = format!("\"{}\"", "x".repeat(1_000_000));
-    for _ in 0..20 {
-        server.append(run, "A", &payload);
-    }
-    eventually("it is closed", || (server.open_streams() == 1).then_some(()));
-    drop(stalled);
-    // Whoever reads stays, however little there is for it.
-    let id = server.append(run, "B", "1");
-    assert_eq!(reading.ids(1), [id]);
-}
-
-#[test]
 fn a_server_that_goes_down_says_when_to_come_back() {
     let mut server = Server::with(&["--drain-window", "300ms", "--reconnect-backoff-max", "5s"]);
     let run = server.new_run();

@@ -4,8 +4,10 @@
 mod support;
 
 mod beginnings;
+mod broken;
 mod bytes;
 mod crowds;
 mod ends;
 mod selections;
+mod slow;
 mod workers;

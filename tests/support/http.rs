@@ -10,6 +10,7 @@ use std::{
 };
 
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 
 use super::DEADLINE;
 
@@ -48,6 +49,19 @@ impl Client {
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(DEADLINE))?;
         Ok(Client { stream, unread: Vec::new() })
+    }
+
+    /// Connects so that a client which does not read is sent little: its kernel takes a few KiB,
+    /// and the server's, to which the segments look small, keeps no more than some hundred.
+    pub fn connect_frugally(address: SocketAddr) -> Client {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("there are descriptors");
+        socket.set_recv_buffer_size(4096).expect("it is a socket");
+        socket.set_tcp_mss(1_000).expect("it is not connected yet");
+        socket.connect(&address.into()).expect("the server listens");
+        let stream = TcpStream::from(socket);
+        stream.set_nodelay(true).expect("it is TCP");
+        stream.set_write_timeout(Some(DEADLINE)).expect("it is a socket");
+        Client { stream, unread: Vec::new() }
     }
 
     /// Connects to a `unix:` socket, if somebody listens.

@@ -300,6 +300,27 @@ impl Server {
         self.streams_by_worker().iter().sum()
     }
 
+    /// How many files it has open once so many streams are all its connections.
+    pub fn files_with_streams(&self, streams: u64) -> usize {
+        let mut client = self.client();
+        let mut before = None;
+        eventually("streams are all its connections", || {
+            let answer = client.request("GET", "/worker", &[], "").expect(200).json();
+            let workers = answer["workers"].as_array().expect("there are workers");
+            let sum = |what: &str| -> u64 {
+                workers.iter().map(|worker| worker[what].as_u64().expect("a number")).sum()
+            };
+            // And the one that asks.
+            let is_so = sum("streams") == streams && sum("connections") == streams + 1;
+            let files = is_so.then(|| self.open_files() - 1);
+            // A socket is closed a moment after its connection is not counted any more.
+            let has_settled = before == files;
+            before = files;
+            thread::sleep(Duration::from_millis(20));
+            files.filter(|_| has_settled)
+        })
+    }
+
     /// A number that `/worker` says of each worker.
     pub fn by_worker(&self, what: &str) -> Vec<u64> {
         let answer = self.json("/worker");

@@ -166,6 +166,17 @@ impl Sse {
         }
     }
 
+    /// Takes about so many bytes from the socket, of whatever frames, and keeps them; says how many
+    /// these were.
+    #[track_caller]
+    pub fn sip(&mut self, bytes: usize) -> usize {
+        let before = self.unread.len();
+        while self.unread.len() < before + bytes {
+            fill_within(&mut self.stream, &mut self.unread, DEADLINE).expect("there is more");
+        }
+        self.unread.len() - before
+    }
+
     fn frame_end(&mut self) -> Option<usize> {
         while let Some(at) = memchr::memchr(b'\n', &self.unread[self.scanned..]) {
             let line_feed = self.scanned + at;
