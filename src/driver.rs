@@ -17,9 +17,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder, net::TcpStream};
+use monoio::{
+    IoUringDriver, LegacyDriver, Runtime, RuntimeBuilder, net::TcpStream, time::TimeDriver,
+};
+use rustix::{
+    io::Errno,
+    io_uring::{IoringEnterFlags, io_uring_enter},
+    thread::Timespec,
+};
 
-use crate::stream_ring::{EpollRing, StreamRing, UringRing};
+use crate::{
+    limits::{RING_ATTEMPTS_MAX, RING_PAUSE_MS},
+    stream_ring::{EpollRing, StreamRing, UringRing},
+};
 
 /// What the kernel is asked with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,11 +61,7 @@ impl IoDriver {
     /// When the kernel refuses what the driver needs.
     pub fn run<F: Future>(self, future: F) -> io::Result<F::Output> {
         match self {
-            IoDriver::Uring => Ok(RuntimeBuilder::<IoUringDriver>::new()
-                .with_entries(ENTRIES)
-                .enable_timer()
-                .build()?
-                .block_on(future)),
+            IoDriver::Uring => Ok(uring_runtime()?.block_on(future)),
             IoDriver::Epoll => Ok(RuntimeBuilder::<LegacyDriver>::new()
                 .with_entries(ENTRIES)
                 .enable_timer()
@@ -64,14 +70,22 @@ impl IoDriver {
         }
     }
 
-    /// Finds out whether the kernel allows it, by setting up what a worker will.
+    /// Finds out whether the kernel allows it, by setting up what so many workers will, at one
+    /// time: it may have memory for some of them only.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn probe(self) -> io::Result<()> {
-        let eventfd = crate::mailbox::Mailbox::<()>::new()?;
-        self.stream_ring(eventfd.wake_fd())?;
-        self.run(async {})
+    pub fn probe(self, workers: usize) -> io::Result<()> {
+        if self == IoDriver::Epoll {
+            return Ok(());
+        }
+        let mailbox = crate::mailbox::Mailbox::<()>::new()?;
+        may_enter(mailbox.wake_fd())?;
+        let mut rings = Vec::new();
+        for _ in 0..workers {
+            rings.push((uring_runtime()?, self.stream_ring(mailbox.wake_fd())?));
+        }
+        Ok(())
     }
 
     /// The ring for parked subscribers that belongs to this driver.
@@ -80,7 +94,7 @@ impl IoDriver {
     /// See [`UringRing::new`].
     pub fn stream_ring(self, eventfd: BorrowedFd<'_>) -> io::Result<StreamRing> {
         Ok(match self {
-            IoDriver::Uring => StreamRing::Uring(Box::new(UringRing::new(eventfd)?)),
+            IoDriver::Uring => StreamRing::Uring(Box::new(patiently(|| UringRing::new(eventfd))?)),
             IoDriver::Epoll => StreamRing::Epoll(EpollRing::new()?),
         })
     }
@@ -88,6 +102,36 @@ impl IoDriver {
 
 /// Entries of the submission queue of the requests' ring.
 const ENTRIES: u32 = 4_096;
+
+fn uring_runtime() -> io::Result<Runtime<TimeDriver<IoUringDriver>>> {
+    patiently(|| {
+        RuntimeBuilder::<IoUringDriver>::new().with_entries(ENTRIES).enable_timer().build()
+    })
+}
+
+/// Tries again for a while when there is no memory: see [`RING_ATTEMPTS_MAX`].
+fn patiently<T>(set_up: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    for _ in 0..RING_ATTEMPTS_MAX {
+        match set_up() {
+            Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
+                let pause = Timespec { tv_sec: 0, tv_nsec: RING_PAUSE_MS as i64 * 1_000_000 };
+                let _ = rustix::thread::nanosleep(&pause);
+            }
+            other => return other,
+        }
+    }
+    set_up()
+}
+
+/// Whether a ring may be entered; a filter may refuse that alone. `not_a_ring` may be any other
+/// descriptor: that it is none is what the kernel says then.
+fn may_enter(not_a_ring: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: nothing is submitted, and nothing is waited for.
+    match unsafe { io_uring_enter(not_a_ring, 0, 0, IoringEnterFlags::empty()) } {
+        Err(Errno::OPNOTSUPP) | Ok(_) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
 
 /// Starts a task on this thread.
 pub fn spawn(future: impl Future<Output = ()> + 'static) {
@@ -268,7 +312,7 @@ mod tests {
     #[test]
     fn whoever_yields_lets_every_other_task_go_first() {
         for driver in [IoDriver::Uring, IoDriver::Epoll] {
-            if driver.probe().is_err() {
+            if driver.probe(1).is_err() {
                 continue;
             }
             assert_eq!(driver.run(turns_before(3)).unwrap(), 1, "{driver:?}");

@@ -8,7 +8,7 @@ use std::{
     os::fd::OwnedFd,
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustix::{
@@ -19,9 +19,10 @@ use rustix::{
 use crate::{
     driver::{Pollable, sleep, spawn, yield_now},
     exchange::{self, Origin},
-    limits::{ACCEPT_BATCH_MAX, ACCEPT_PAUSE_MS, ACCEPT_WARNING_SECONDS},
+    limits::{ACCEPT_BATCH_MAX, ACCEPT_PAUSE_MS, ACCEPT_WARNING_SECONDS, TICK_MS},
     mailbox::Mailbox,
     shared::Shared,
+    timer_wheel::Tick,
     worker::{Letter, Worker},
 };
 
@@ -71,12 +72,14 @@ async fn wake_on(worker: Rc<Worker>, fd: Pollable) {
     }
 }
 
+const WARNING_TICKS: u32 = (ACCEPT_WARNING_SECONDS * 1_000 / TICK_MS) as u32;
+
 /// Takes connections, until the worker drains.
 async fn accept(worker: Rc<Worker>, listener: Rc<Pollable>) {
     let mut flags = SocketFlags::CLOEXEC;
     flags.set(SocketFlags::NONBLOCK, worker.shared.driver.wants_nonblocking());
     let is_local = sockopt::socket_domain(&*listener) == Ok(AddressFamily::UNIX);
-    let mut warned_at: Option<Instant> = None;
+    let mut warned_at: Option<Tick> = None;
     loop {
         if listener.readable().await.is_err() || worker.is_draining() {
             return;
@@ -86,8 +89,9 @@ async fn accept(worker: Rc<Worker>, listener: Rc<Pollable>) {
                 Ok(socket) => welcome(&worker, socket, is_local),
                 Err(error) if is_exhausted(error) => {
                     // It may be so for hours, and the log is to be read afterwards.
-                    if warned_at.is_none_or(|at| at.elapsed().as_secs() >= ACCEPT_WARNING_SECONDS) {
-                        warned_at = Some(Instant::now());
+                    let now = worker.tick();
+                    if warned_at.is_none_or(|at| at.until(now) >= WARNING_TICKS) {
+                        warned_at = Some(now);
                         log::warn!(
                             "cannot accept a connection: {error}; trying again every \
                              {ACCEPT_PAUSE_MS} ms"

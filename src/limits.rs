@@ -133,6 +133,12 @@ pub const ACCEPT_BATCH_MAX: usize = 64;
 pub const LISTEN_BACKLOG: i32 = 65_535;
 /// How long a server that starts waits for its address to become free, in milliseconds.
 pub const BIND_PATIENCE_MS: u64 = 1_000;
+/// How often an `io_uring` for which there is not enough locked memory is tried again: that of a
+/// process that has just ended, or of one that was set up to see whether it can be, is given back
+/// a moment later.
+pub const RING_ATTEMPTS_MAX: u32 = 50;
+/// How long to wait before each of these attempts, in milliseconds.
+pub const RING_PAUSE_MS: u64 = 20;
 /// Files that a server needs beside its connections: the journal's, a few for each of up to 64
 /// workers, and some to spare.
 pub const FILES_RESERVED: u64 = 128;

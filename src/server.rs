@@ -64,8 +64,8 @@ pub enum ServerError {
     #[error(
         "io_uring cannot be used: {0}. It needs Linux 6.1 or later, the system calls \
          io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile (Docker's \
-         default one refuses them), and kernel.io_uring_disabled=0; or use io = \"auto\" or \
-         \"epoll\""
+         default one refuses them), kernel.io_uring_disabled=0, and 1 MiB of locked memory a \
+         worker (ulimit -l); or use io = \"auto\" or \"epoll\""
     )]
     Uring(io::Error),
     /// Something else that the system refuses.
@@ -97,7 +97,7 @@ fn serve(settings: Settings) -> Result<(), ServerError> {
     let signals = Signals::new([SIGTERM, SIGINT]).map_err(system("cannot handle signals"))?;
     let files_max = raise_file_limit();
     allocator::use_small_pages();
-    let driver = choose_driver(settings.io)?;
+    let driver = choose_driver(settings.io, settings.workers as usize)?;
     let journal = OpenJournal::open(&settings.journal, settings.idempotency_keys_max as usize)?;
     allocator::give_back();
     let worker_count = settings.workers as usize;
@@ -249,11 +249,11 @@ fn watch_signals(mut signals: Signals, tell: mpsc::Sender<Happening>) -> io::Res
 
 // ---- what the system gives ----------------------------------------------------------------------
 
-fn choose_driver(choice: IoChoice) -> Result<IoDriver, ServerError> {
+fn choose_driver(choice: IoChoice, workers: usize) -> Result<IoDriver, ServerError> {
     if choice == IoChoice::Epoll {
         return Ok(IoDriver::Epoll);
     }
-    match (IoDriver::Uring.probe(), choice) {
+    match (IoDriver::Uring.probe(workers), choice) {
         (Ok(()), _) => Ok(IoDriver::Uring),
         (Err(error), IoChoice::Uring) => Err(ServerError::Uring(error)),
         (Err(error), _) => {

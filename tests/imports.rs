@@ -41,7 +41,7 @@ const LAYERS: [(&str, &[&str]); 4] = [
 const RESERVED: [(&str, &[&str]); 8] = [
     ("redb::", &["journal/redb.rs"]),
     ("monoio::", &["driver.rs"]),
-    ("io_uring::", &["stream_ring.rs"]),
+    ("io_uring::", &["driver.rs", "stream_ring.rs"]),
     ("unsafe ", &["allocator.rs", "driver.rs", "stream_ring.rs"]),
     (
         "rustix::net",
