@@ -2,7 +2,7 @@
 //! nothing of them is left.
 
 use std::{
-    net::{Shutdown, TcpStream},
+    net::Shutdown,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     thread,
     time::Duration,
@@ -10,7 +10,7 @@ use std::{
 
 use rustix::net::sockopt;
 
-use crate::support::{Client, Server, Sse, eventually};
+use crate::support::{Client, Server, Sse, eventually, sse::Release};
 
 /// More than a connection holds whose client keeps little, so that a send stops in its middle.
 const EVENT_BYTES: usize = 900_000;
@@ -52,17 +52,6 @@ impl Break {
     }
 }
 
-/// Ends these connections when a test fails, so that nobody waits for them for ever.
-struct Release(Vec<TcpStream>);
-
-impl Drop for Release {
-    fn drop(&mut self) {
-        for socket in &self.0 {
-            let _ = socket.shutdown(Shutdown::Both);
-        }
-    }
-}
-
 /// Runs `break_them` while witnesses read all that it appends, and checks that they got it and that
 /// nothing else is left.
 fn beside_witnesses(server: &Server, break_them: impl FnOnce(u64) -> Vec<u64>) {
@@ -71,8 +60,7 @@ fn beside_witnesses(server: &Server, break_them: impl FnOnce(u64) -> Vec<u64>) {
     let files = server.files_with_streams(0);
     let witnesses: Vec<Sse> = (0..WITNESSES).map(|_| server.stream(&target)).collect();
     assert_eq!(server.files_with_streams(WITNESSES as u64), files + WITNESSES);
-    let sockets = witnesses.iter().map(|one| one.socket().try_clone().expect("it is open"));
-    let release = Release(sockets.collect());
+    let release = Release::of(&witnesses);
     thread::scope(|scope| {
         let _release = release;
         let reading: Vec<_> = witnesses

@@ -3,7 +3,7 @@
 
 use std::{
     io::{self, ErrorKind},
-    net::{SocketAddr, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     time::Duration,
 };
 
@@ -247,6 +247,26 @@ impl Sse {
                 Ok(None) => return true,
                 Err(error) => return is_timeout(&error),
             }
+        }
+    }
+}
+
+/// Ends these streams when a test fails, so that nobody reads them for ever.
+pub struct Release(Vec<TcpStream>);
+
+impl Release {
+    /// Of these streams, whoever reads them.
+    pub fn of(streams: &[Sse]) -> Release {
+        let socket = |stream: &Sse| stream.stream.try_clone().expect("it is open");
+        Release(streams.iter().map(socket).collect())
+    }
+}
+
+impl Drop for Release {
+    fn drop(&mut self) {
+        for socket in &self.0 {
+            // The server may have been first.
+            let _ = socket.shutdown(Shutdown::Both);
         }
     }
 }
