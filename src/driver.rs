@@ -114,7 +114,8 @@ fn patiently<T>(set_up: impl Fn() -> io::Result<T>) -> io::Result<T> {
     for _ in 0..RING_ATTEMPTS_MAX {
         match set_up() {
             Err(error) if error.kind() == io::ErrorKind::OutOfMemory => {
-                let pause = Timespec { tv_sec: 0, tv_nsec: RING_PAUSE_MS as i64 * 1_000_000 };
+                let pause =
+                    Timespec { tv_sec: 0, tv_nsec: RING_PAUSE_MS.cast_signed() * 1_000_000 };
                 let _ = rustix::thread::nanosleep(&pause);
             }
             other => return other,

@@ -66,13 +66,12 @@ fn differences(
     before: &[Vec<Thread>],
     now: &[Vec<Thread>],
 ) -> String {
-    let mut text = String::new();
-    for (((server, _), before), now) in servers.iter().zip(before).zip(now) {
-        for (then, now) in that_ran(before, now) {
-            text += &format!("\n{}: {then:?}, then {now:?}", server.arguments());
-        }
-    }
-    text
+    let of_each = servers.iter().zip(before).zip(now).flat_map(|(((server, _), before), now)| {
+        that_ran(before, now)
+            .into_iter()
+            .map(|(then, now)| format!("\n{}: {then:?}, then {now:?}", server.arguments()))
+    });
+    of_each.collect()
 }
 
 fn nothing_runs(servers: Vec<Server>, subscribers: usize) {

@@ -34,10 +34,7 @@ fn with_too_little_locked_memory_the_server_says_so_before_it_listens() {
     // Who may not do this has no such capability to lose.
     let _ = remove_capability_from_bounding_set(CapabilitySet::IPC_LOCK);
     allow_locked_memory(64 * KIB);
-    let refused = |workers: &str| match Server::try_with(&["--io", "uring", "--workers", workers]) {
-        Ok(_) => None,
-        Err(log) => Some(log),
-    };
+    let refused = |workers: &str| Server::try_with(&["--io", "uring", "--workers", workers]).err();
     let Some(log) = refused("1") else {
         eprintln!("skipped, this kernel does not count rings as locked memory");
         return;
