@@ -134,6 +134,8 @@ fn the_end_of_a_run_is_the_end_on_every_worker() {
             // At once, wherever they are: those who have the end, and those who do not.
             for (number, client) in late.iter_mut().enumerate() {
                 let cursor = (last - number as u64 % 2).to_string();
+                // Each for a view of its own, which is made before or after its worker has heard of it.
+                let target = format!("{target}?types=T{number}");
                 client.send(request("GET", &target, &[("Last-Event-ID", &cursor)], ""));
             }
             for (number, client) in late.into_iter().enumerate() {
