@@ -1,7 +1,7 @@
 //! Connections that come and go in every way leave nothing behind: no descriptor, no memory, and
 //! no subscriber that is taken for its successor.
 //!
-//! `CONNECTIONS=1000000 cargo test --release --test churn` takes some minutes.
+//! `CONNECTIONS=1000000 cargo test --release --test churn` takes a minute or two.
 
 mod support;
 
@@ -26,7 +26,7 @@ const EVENT_BYTES: usize = 64 * 1024;
 const HISTORY_EVENTS: u64 = 30;
 const APPEND_EVERY: Duration = Duration::from_millis(20);
 /// What a server may have more afterwards: a tail with some events, and what an allocator keeps.
-const MEMORY_LEFT_MAX: u64 = 48 << 20;
+const MEMORY_LEFT_MAX: u64 = 16 << 20;
 
 /// How a client leaves.
 #[derive(Clone, Copy, Debug)]
