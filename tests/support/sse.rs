@@ -4,7 +4,7 @@
 use std::{
     io::{self, ErrorKind},
     net::{Shutdown, SocketAddr, TcpStream},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -201,22 +201,32 @@ impl Sse {
     /// The next frame with data, whoever has written it.
     #[track_caller]
     pub fn message(&mut self) -> Option<Frame> {
-        loop {
-            let frame = self.frame()?;
-            if frame.data.is_some() {
-                return Some(frame);
-            }
-        }
+        self.frame_that(|frame| frame.data.is_some())
     }
 
     /// The next event of the journal.
     #[track_caller]
     pub fn event(&mut self) -> Option<Frame> {
+        self.frame_that(Frame::is_event)
+    }
+
+    /// Reads to the end of the stream, whatever comes before it.
+    #[track_caller]
+    pub fn read_to_end(&mut self) {
+        assert!(self.frame_that(|_| false).is_none());
+    }
+
+    /// The next frame that is wanted. Keepalives do not make a wait any longer.
+    #[track_caller]
+    fn frame_that(&mut self, is_wanted: impl Fn(&Frame) -> bool) -> Option<Frame> {
+        let started = Instant::now();
         loop {
             let frame = self.frame()?;
-            if frame.is_event() {
+            if is_wanted(&frame) {
                 return Some(frame);
             }
+            let waited = started.elapsed();
+            assert!(waited < DEADLINE, "nothing that is wanted, but {frame:?} after {waited:?}");
         }
     }
 
