@@ -161,9 +161,9 @@ pub const WHEEL_SLOTS: usize = 4_096;
 /// How long a stream that is drained may take to accept its goodbye, in milliseconds. A goodbye is
 /// some twenty bytes: who has no room for them is not waited for.
 pub const GOODBYE_MS_MAX: u64 = 1_000;
-/// Keepalives of this time go out together, in milliseconds: at 20,000 subscribers and 15 s these
-/// are some thirty. Well below the 100 ms in which a peak would be seen.
-pub const KEEPALIVE_STEP_MS: u64 = 20;
+/// Keepalives of this time go out together, in milliseconds: of 20,000 subscribers some sixty-five,
+/// for a fifth less than in steps of 20 ms. Longer ones would show as peaks.
+pub const KEEPALIVE_STEP_MS: u64 = 50;
 /// How long a subscriber is left alone for which the kernel had no memory, in milliseconds.
 pub const STARVED_MS: u64 = 100;
 /// Interval of the events of the probe stream, in milliseconds.

@@ -410,8 +410,8 @@ mod tests {
             let _client = TcpStream::connect(&bound.address).unwrap();
             let mut accepted = None;
             while accepted.is_none() {
-                let waiting = bound.listeners.iter();
-                accepted = waiting.filter_map(|socket| rustix::net::accept(socket).ok()).next();
+                let mut waiting = bound.listeners.iter();
+                accepted = waiting.find_map(|socket| rustix::net::accept(socket).ok());
             }
             let socket = accepted.unwrap();
             assert!(sockopt::tcp_nodelay(&socket).unwrap());

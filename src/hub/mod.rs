@@ -47,7 +47,7 @@ use slab::Slab;
 use self::{
     chunks::Chunks,
     subscriber::{Flags, NONE, Outbox, Phase, Subscriber, Subscribers},
-    timers::PROBE_TICKS,
+    timers::{PROBE_TICKS, until_beat},
     view::{Fill, Views},
 };
 pub use self::{
@@ -290,6 +290,7 @@ impl Hub {
             None => self.views.create(spec, self.config.limits.tail_shape, self.seen, unended),
         };
         let mut flags = Flags::default();
+        flags.set(Flags::NEW, true);
         flags.set(Flags::HEARTBEAT, heartbeat);
         flags.set(Flags::LOCAL, is_local);
         let mut greeting = greeting;
@@ -413,7 +414,7 @@ impl Hub {
             phase,
             flags,
         }) as u32;
-        let deadline = self.now.plus(self.first_silence());
+        let deadline = self.now.plus(until_beat(key, self.now, self.config.keepalive_ticks));
         self.wheel.arm(&mut self.subscribers, key, deadline);
         key
     }

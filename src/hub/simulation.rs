@@ -702,8 +702,12 @@ impl World {
             let result = client.take(bytes, &mut self.rng);
             if let Ok(count) = result {
                 client.silent_since = self.now;
-                client.twin.quiet_ticks_min = self.hub.config.keepalive_ticks / 3;
+                let keepalives = self.coverage.keepalives;
                 client.twin.hear(&bytes[..count], self.now, &self.journal, &mut self.coverage);
+                if self.coverage.keepalives > keepalives {
+                    // The first may come at any time, all others after some silence.
+                    client.twin.quiet_ticks_min = self.hub.config.keepalive_ticks / 3;
+                }
             }
             let is_starved = matches!(result, Err(Errno::NOBUFS | Errno::NOMEM | Errno::CANCELED));
             let watched = self.hub.handle_sent(outgoing, result);

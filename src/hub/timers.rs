@@ -40,16 +40,23 @@ fn silence_least(interval: u32) -> u32 {
     interval.div_ceil(3).next_multiple_of(step(interval))
 }
 
-/// How long from one keepalive to the next. Each subscriber has a beat of its own in the interval,
-/// and all beats together are level, which random first silences alone are not: they leave a third
-/// of each interval empty. The beat is met after one silence or two, and kept from then on.
-fn until_beat(key: u32, now: Tick, interval: u32) -> u32 {
-    let (step, least) = (step(interval), silence_least(interval));
+/// How long until the beat of a subscriber: each has one of its own in the interval, and all beats
+/// together are level. It is kept as long as nothing else is said.
+pub(super) fn until_beat(key: u32, now: Tick, interval: u32) -> u32 {
+    let step = step(interval);
     // Fibonacci hashing: keys that follow each other are far apart.
     let beat = (u64::from(key.wrapping_mul(0x9E37_79B9)) * u64::from(interval / step)) >> 32;
-    let distance = (beat as u32 * step + interval - now.0 % interval) % interval;
-    match distance {
+    match (beat as u32 * step + interval - now.0 % interval) % interval {
         0 => interval,
+        distance => distance,
+    }
+}
+
+/// How long from one keepalive to the next: until the beat, or to some point halfway if that is
+/// too near.
+fn until_next(key: u32, now: Tick, interval: u32) -> u32 {
+    let least = silence_least(interval);
+    match until_beat(key, now, interval) {
         near if near < least => near + least,
         far => far,
     }
@@ -105,14 +112,16 @@ impl Hub {
         } else {
             let interval = self.config.keepalive_ticks;
             let least = silence_least(interval);
-            if subscriber.last_sent.until(now) < least {
+            let is_new = subscriber.flags.has(Flags::NEW);
+            subscriber.flags.set(Flags::NEW, false);
+            if subscriber.last_sent.until(now) < least && !is_new {
                 // Something was said not long ago, perhaps to all: each waits on from its own beat,
                 // so that they stay apart.
                 self.wheel.arm(&mut self.subscribers, key, now.plus(least));
                 self.limit_wait(key);
                 return;
             }
-            until_beat(key, now, interval)
+            until_next(key, now, interval)
         };
         subscriber.flags.set(Flags::KEEPALIVE_DUE, true);
         self.ready.push_back(key);
@@ -138,16 +147,6 @@ impl Hub {
     pub(super) fn starve(&mut self, key: u32) {
         self.subscribers[key].flags.set(Flags::STARVED, true);
         self.wheel.arm(&mut self.subscribers, key, self.now.plus(STARVED_TICKS));
-    }
-
-    /// How long a stream may be silent before its first keepalive, at random, so that streams which
-    /// came together do not beat together.
-    pub(super) fn first_silence(&mut self) -> u32 {
-        let interval = self.config.keepalive_ticks;
-        let (step, least) = (step(interval), silence_least(interval));
-        let wait = interval - self.random_below(interval - least - step + 2);
-        // It may be shorter than it was to be, so that it ends with those of others.
-        wait - self.now.plus(wait).0 % interval % step
     }
 
     /// What a quiet stream says.
@@ -231,11 +230,11 @@ mod tests {
             // All begin at once, which is the worst.
             let mut now = Tick(7);
             for _ in 0..3 {
-                let wait = until_beat(key, now, INTERVAL);
+                let wait = until_next(key, now, INTERVAL);
                 assert!((silence_least(INTERVAL)..=INTERVAL).contains(&wait), "{key}: {wait}");
                 now = now.plus(wait);
             }
-            assert_eq!(until_beat(key, now, INTERVAL), INTERVAL, "{key}");
+            assert_eq!(until_next(key, now, INTERVAL), INTERVAL, "{key}");
             beats[(now.0 % INTERVAL / 10) as usize] += 1;
         }
         let mean = SUBSCRIBERS / beats.len() as u32;
@@ -246,7 +245,7 @@ mod tests {
     fn the_shortest_intervals_have_beats_too() {
         for interval in 1..10 {
             for (key, now) in (0..100).flat_map(|key| (0..20).map(move |now| (key, Tick(now)))) {
-                let wait = until_beat(key, now, interval);
+                let wait = until_next(key, now, interval);
                 assert!((1..=interval).contains(&wait), "{interval}: {wait}");
             }
         }
