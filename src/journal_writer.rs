@@ -35,8 +35,21 @@ use crate::limits::{
 /// Hears the answer to a write, on the writer's thread: it should only pass it on.
 pub type Reply = Box<dyn FnOnce(WriteResult) + Send>;
 
-/// Sees every batch that was committed, on the writer's thread: it should only pass it on.
-pub type Listener = Box<dyn Fn(&Arc<CommittedBatch>) + Send>;
+/// Hears of every batch that was committed, on the writer's thread.
+pub trait Listener: Send {
+    /// A batch is on disk. It should only be passed on, and nobody be woken for it yet: who is woken
+    /// now may take the processor from the writer, which still has the answers.
+    fn tell(&self, batch: &Arc<CommittedBatch>);
+
+    /// All that came of a commit has been passed on.
+    fn wake(&self) {}
+}
+
+impl<F: Fn(&Arc<CommittedBatch>) + Send> Listener for F {
+    fn tell(&self, batch: &Arc<CommittedBatch>) {
+        self(batch);
+    }
+}
 
 /// A journal that has been read, before anything is written to it.
 pub struct OpenJournal {
@@ -135,7 +148,7 @@ impl OpenJournal {
         self,
         clock: Arc<Clock>,
         durability: Durability,
-        listeners: Vec<Listener>,
+        listeners: Vec<Box<dyn Listener>>,
     ) -> io::Result<JournalWriter> {
         let OpenJournal { store, catalog, committer } = self;
         let shared = Arc::new(Shared::default());
@@ -352,7 +365,7 @@ struct Writer {
     committer: Committer,
     clock: Arc<Clock>,
     durability: Durability,
-    listeners: Vec<Listener>,
+    listeners: Vec<Box<dyn Listener>>,
     /// Since when there is something in the store that may not be on disk.
     unsynced_since: Option<Instant>,
 }
@@ -426,6 +439,7 @@ impl Writer {
         for (reply, answer) in replies.into_iter().zip(answers) {
             reply(answer);
         }
+        self.listeners.iter().for_each(|listener| listener.wake());
     }
 
     /// Stores what is staged.
@@ -460,7 +474,7 @@ impl Writer {
         if !batch.events.is_empty() || !batch.deleted.is_empty() {
             self.shared.figures.note(batch.events.len() as u64, took, now);
             for listener in &self.listeners {
-                listener(batch);
+                listener.tell(batch);
             }
         }
         committed.answers
@@ -567,9 +581,9 @@ mod tests {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
         let journal = OpenJournal::with_store(store, 100).unwrap();
         let heard = Arc::new(AtomicU64::new(0));
-        let listener: Listener = {
+        let listener: Box<dyn Listener> = {
             let (heard, catalog) = (Arc::clone(&heard), Arc::clone(journal.catalog()));
-            Box::new(move |batch| {
+            Box::new(move |batch: &Arc<CommittedBatch>| {
                 assert_eq!(catalog.read().unwrap().last_id(), batch.last_id);
                 heard.store(batch.last_id.0, Ordering::SeqCst);
             })

@@ -31,14 +31,20 @@ impl<T> Mailbox<T> {
 
     /// Puts a letter in and wakes the worker if it may be asleep.
     pub fn post(&self, letter: T) {
-        let was_empty = {
-            let mut letters = self.letters.lock().unwrap_or_else(PoisonError::into_inner);
-            letters.push(letter);
-            letters.len() == 1
-        };
-        if was_empty {
+        if self.push(letter) == 1 {
             self.wake();
         }
+    }
+
+    /// Puts a letter in for which [`Mailbox::wake`] is called soon, with those that follow.
+    pub fn leave(&self, letter: T) {
+        self.push(letter);
+    }
+
+    fn push(&self, letter: T) -> usize {
+        let mut letters = self.letters.lock().unwrap_or_else(PoisonError::into_inner);
+        letters.push(letter);
+        letters.len()
     }
 
     /// Wakes the worker without a letter.

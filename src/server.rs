@@ -39,6 +39,7 @@ use crate::{
     driver::IoDriver,
     event_loop::{self, Start},
     history_readers::HistoryReaders,
+    journal::CommittedBatch,
     journal_writer::{Listener, OpenJournal},
     limits::{BIND_PATIENCE_MS, FILES_RESERVED, HISTORY_READERS, LISTEN_BACKLOG, UNSENT_BYTES_MAX},
     mailbox::Mailbox,
@@ -145,14 +146,21 @@ fn serve(settings: Settings) -> Result<(), ServerError> {
 }
 
 /// What the writer tells of every batch: each worker's mailbox gets it.
-fn listeners(mailboxes: &[Arc<Mailbox<Letter>>]) -> Vec<Listener> {
-    mailboxes
-        .iter()
-        .map(|mailbox| {
-            let mailbox = Arc::clone(mailbox);
-            Box::new(move |batch: &_| mailbox.post(Letter::Committed(Arc::clone(batch)))) as _
-        })
-        .collect()
+fn listeners(mailboxes: &[Arc<Mailbox<Letter>>]) -> Vec<Box<dyn Listener>> {
+    mailboxes.iter().map(|mailbox| Box::new(WorkerListener(Arc::clone(mailbox))) as _).collect()
+}
+
+/// A worker, to the journal writer.
+struct WorkerListener(Arc<Mailbox<Letter>>);
+
+impl Listener for WorkerListener {
+    fn tell(&self, batch: &Arc<CommittedBatch>) {
+        self.0.leave(Letter::Committed(Arc::clone(batch)));
+    }
+
+    fn wake(&self) {
+        self.0.wake();
+    }
 }
 
 // ---- the life of the workers --------------------------------------------------------------------
