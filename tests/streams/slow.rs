@@ -104,9 +104,7 @@ fn a_slow_reader_stays(server: &Server) {
     assert_eq!(stream.ids(1), [id]);
 }
 
-/// Known to fail: the hub looks at a local reader when its keepalive is due, and at no other time.
 #[test]
-#[ignore = "known to fail: client_timeout of a unix: socket waits for the next keepalive"]
 fn a_local_reader_is_ended_in_time_however_rare_keepalives_are() {
     let seldom = [&TIMEOUT_FLAG[..], &["--keepalive-interval", "1h"]].concat();
     for server in Server::local_with_each_driver(&seldom) {
