@@ -14,7 +14,7 @@
 
 use std::{collections::VecDeque, rc::Rc};
 
-use super::subscriber::Token;
+use super::token::Token;
 use crate::event::EventId;
 
 /// Frames of history, whole ones, with everything up to `scanned_to` considered.

@@ -8,7 +8,8 @@ use rustix::io::Errno;
 
 use super::{
     Hub, Reason, reason_of,
-    subscriber::{Flags, NONE, Outbox, Peer, Phase, Token},
+    subscriber::{Flags, NONE, Outbox, Phase},
+    token::{Peer, Token},
 };
 use crate::{event::EventId, wire::sse::Frames};
 

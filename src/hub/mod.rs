@@ -37,6 +37,7 @@ mod replay;
 mod simulation;
 mod subscriber;
 mod timers;
+mod token;
 mod view;
 
 use std::collections::VecDeque;
@@ -53,7 +54,7 @@ use self::{
 pub use self::{
     delivery::Outgoing,
     replay::{History, HistoryJob, HistoryReader},
-    subscriber::{Peer, Token},
+    token::{Peer, Token},
     view::ViewSpec,
 };
 use crate::{

@@ -9,7 +9,8 @@ use std::{rc::Rc, sync::Arc};
 use super::{
     Hub, Reason,
     chunks::{Chunk, Place, Wanted},
-    subscriber::{Flags, NONE, Outbox, Phase, Subscriber, Token},
+    subscriber::{Flags, NONE, Outbox, Phase, Subscriber},
+    token::Token,
     trim,
     view::{Fill, ViewSpec},
 };
