@@ -33,7 +33,7 @@ fn read(path: &str) -> String {
 }
 
 /// Documents about the load tester, whose options its own tests look for.
-const OF_THE_LOAD_TESTER: [&str; 2] = ["benchmarks.md", "loadtest.md"];
+const OF_THE_LOAD_TESTER: [&str; 3] = ["benchmarks.md", "loadtest.md", "performance.md"];
 
 /// Every document: those in the root, and those in `docs/`.
 fn documents() -> Vec<PathBuf> {

@@ -48,7 +48,7 @@ use slab::Slab;
 use self::{
     chunks::Chunks,
     subscriber::{Flags, NONE, Outbox, Phase, Subscriber, Subscribers},
-    timers::{PROBE_TICKS, until_beat},
+    timers::{PROBE_TICKS, until_first},
     view::{Fill, Views},
 };
 pub use self::{
@@ -415,7 +415,7 @@ impl Hub {
             phase,
             flags,
         }) as u32;
-        let deadline = self.now.plus(until_beat(key, self.now, self.config.keepalive_ticks));
+        let deadline = self.now.plus(until_first(key, self.now, self.config.keepalive_ticks));
         self.wheel.arm(&mut self.subscribers, key, deadline);
         key
     }

@@ -63,7 +63,7 @@ impl Flags {
     pub(super) const LOCAL: Flags = Flags(1 << 5);
     /// The kernel was short of something: the timer tries again.
     pub(super) const STARVED: Flags = Flags(1 << 6);
-    /// Its first beat is still to come, which is kept whatever was said.
+    /// Its first beat is still to come.
     pub(super) const NEW: Flags = Flags(1 << 7);
 
     pub(super) fn has(self, flag: Flags) -> bool {

@@ -35,6 +35,9 @@ fn step(interval: u32) -> u32 {
     if interval >= 64 * STEP_TICKS { STEP_TICKS } else { 1 }
 }
 
+/// In this part of an interval, one sixteenth, a stream is greeted and hears what it has missed.
+const ARRIVAL_PART: u32 = 16;
+
 /// No keepalive comes after a shorter silence than this.
 fn silence_least(interval: u32) -> u32 {
     interval.div_ceil(3).next_multiple_of(step(interval))
@@ -42,7 +45,7 @@ fn silence_least(interval: u32) -> u32 {
 
 /// How long until the beat of a subscriber: each has one of its own in the interval, and all beats
 /// together are level. It is kept as long as nothing else is said.
-pub(super) fn until_beat(key: u32, now: Tick, interval: u32) -> u32 {
+fn until_beat(key: u32, now: Tick, interval: u32) -> u32 {
     let step = step(interval);
     // Fibonacci hashing: keys that follow each other are far apart.
     let beat = (u64::from(key.wrapping_mul(0x9E37_79B9)) * u64::from(interval / step)) >> 32;
@@ -50,6 +53,16 @@ pub(super) fn until_beat(key: u32, now: Tick, interval: u32) -> u32 {
         0 => interval,
         distance => distance,
     }
+}
+
+/// How long until the first keepalive of a stream: until its beat, however near. A long interval is
+/// wanted for its silence, and is not broken early for all to be level.
+pub(super) fn until_first(key: u32, now: Tick, interval: u32) -> u32 {
+    const LONG_TICKS: u32 = (60_000 / TICK_MS) as u32;
+    if interval > LONG_TICKS {
+        return until_next(key, now, interval);
+    }
+    until_beat(key, now, interval)
 }
 
 /// How long from one keepalive to the next: until the beat, or to some point halfway if that is
@@ -112,7 +125,9 @@ impl Hub {
         } else {
             let interval = self.config.keepalive_ticks;
             let least = silence_least(interval);
-            let is_new = subscriber.flags.has(Flags::NEW);
+            // What was said while it came does not count: its first beat is kept, for all to be level.
+            let is_new = subscriber.flags.has(Flags::NEW)
+                && subscriber.opened.until(subscriber.last_sent) <= interval / ARRIVAL_PART;
             subscriber.flags.set(Flags::NEW, false);
             if subscriber.last_sent.until(now) < least && !is_new {
                 // Something was said not long ago, perhaps to all: each waits on from its own beat,

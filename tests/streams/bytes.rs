@@ -221,10 +221,16 @@ fn a_busy_stream_needs_no_keepalive() {
         server.append(run, "A", &number.to_string());
         std::thread::sleep(Duration::from_millis(100));
     }
-    for _ in 0..30 {
-        let frame = stream.frame().unwrap();
-        assert_eq!(frame.comment, None);
+    let mut events = 0;
+    let mut keepalives = 0;
+    while events < 30 {
+        match stream.frame().unwrap().comment {
+            Some(_) => keepalives += 1,
+            None => events += 1,
+        }
     }
+    // One may come while the stream has just begun.
+    assert!(keepalives <= 1, "{keepalives}");
 }
 
 #[test]
