@@ -164,6 +164,9 @@ pub const GOODBYE_MS_MAX: u64 = 1_000;
 /// Keepalives of this time go out together, in milliseconds: of 20,000 subscribers some sixty-five,
 /// for a fifth less than in steps of 20 ms. Longer ones would show as peaks.
 pub const KEEPALIVE_STEP_MS: u64 = 50;
+/// A keepalive interval longer than this is wanted for its silence, in milliseconds: the first
+/// keepalive comes no earlier in it than all others.
+pub const KEEPALIVE_LONG_MS: u64 = 60_000;
 /// How long a subscriber is left alone for which the kernel had no memory, in milliseconds.
 pub const STARVED_MS: u64 = 100;
 /// Interval of the events of the probe stream, in milliseconds.

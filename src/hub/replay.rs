@@ -10,7 +10,6 @@ use super::{
     Hub, Reason,
     chunks::{Chunk, Place, Wanted},
     subscriber::{Flags, NONE, Outbox, Phase, Subscriber},
-    token::Token,
     trim,
     view::{Fill, ViewSpec},
 };
@@ -137,10 +136,7 @@ impl Hub {
                     let spec = Arc::clone(&self.views[view].spec);
                     self.jobs.push_back(HistoryJob { reader, spec, upto: self.seen });
                 }
-                Wanted::Ready(chunk) => {
-                    subscriber.phase = Phase::Reading;
-                    self.handle_chunk(token, &chunk);
-                }
+                Wanted::Ready(chunk) => self.handle_chunk(key, &chunk),
             }
             self.replay_queue.pop_front();
         }
@@ -161,9 +157,11 @@ impl Hub {
                 let chunk = (!failed).then_some(Chunk { bytes, scanned_to });
                 let (waiting, chunk) = self.chunks.handle_read(number, chunk);
                 for token in waiting {
+                    let Some(key) = self.subscribers.find(token) else { continue };
                     match &chunk {
-                        Some(chunk) => self.handle_chunk(token, chunk),
-                        None => self.handle_no_chunk(token),
+                        _ if self.subscribers[key].phase != Phase::Reading => {}
+                        Some(chunk) => self.handle_chunk(key, chunk),
+                        None => self.close(key, Reason::Error),
                     }
                 }
             }
@@ -216,12 +214,8 @@ impl Hub {
     }
 
     /// What a subscriber waited for is there.
-    fn handle_chunk(&mut self, token: Token, chunk: &Rc<Chunk>) {
-        let Some(key) = self.subscribers.find(token) else { return };
+    fn handle_chunk(&mut self, key: u32, chunk: &Rc<Chunk>) {
         let subscriber = &mut self.subscribers[key];
-        if subscriber.phase != Phase::Reading {
-            return;
-        }
         let skip = subscriber.partial as usize;
         // The event of which a part was sent is gone: its run was deleted.
         let first = Frames::new(&chunk.bytes).next().and_then(|frame| frame.id);
@@ -243,14 +237,5 @@ impl Hub {
             subscriber.outbox = self.outboxes.insert(chunk) as u32;
         }
         self.ready.push_back(key);
-    }
-
-    /// What a subscriber waited for could not be read.
-    fn handle_no_chunk(&mut self, token: Token) {
-        if let Some(key) = self.subscribers.find(token)
-            && self.subscribers[key].phase == Phase::Reading
-        {
-            self.close(key, Reason::Error);
-        }
     }
 }

@@ -15,7 +15,7 @@
 //! - who is open when the world has come to rest has everything; who was told that the runs have
 //!   ended had everything; nobody waits for an end that has been;
 //! - a stream whose socket takes bytes is never silent for longer than the keepalive interval, and
-//!   no keepalive comes within a third of it.
+//!   no keepalive but the first comes within a third of it.
 //!
 //! `SEED=… cargo test simulation` has one world again, `SIMULATIONS=…` says how many there are.
 

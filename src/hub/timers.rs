@@ -13,7 +13,10 @@ use super::{
 };
 use crate::{
     event::Timestamp,
-    limits::{GOODBYE_MS_MAX, KEEPALIVE_STEP_MS, PROBE_INTERVAL_MS, STARVED_MS, TICK_MS},
+    limits::{
+        GOODBYE_MS_MAX, KEEPALIVE_LONG_MS, KEEPALIVE_STEP_MS, PROBE_INTERVAL_MS, STARVED_MS,
+        TICK_MS,
+    },
     timer_wheel::Tick,
     wire::sse,
 };
@@ -58,7 +61,7 @@ fn until_beat(key: u32, now: Tick, interval: u32) -> u32 {
 /// How long until the first keepalive of a stream: until its beat, however near. A long interval is
 /// wanted for its silence, and is not broken early for all to be level.
 pub(super) fn until_first(key: u32, now: Tick, interval: u32) -> u32 {
-    const LONG_TICKS: u32 = (60_000 / TICK_MS) as u32;
+    const LONG_TICKS: u32 = (KEEPALIVE_LONG_MS / TICK_MS) as u32;
     if interval > LONG_TICKS {
         return until_next(key, now, interval);
     }
