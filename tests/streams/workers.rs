@@ -206,10 +206,18 @@ fn all_workers_drain() {
         let mut streams = on_every_worker(&server, &format!("/runs/{run}/events/stream"));
         let idle = waiting(&server, streams.len());
         let mut polls = waiting(&server, streams.len());
+        let before = server.requests_by_worker().iter().sum::<u64>();
         for client in &mut polls {
             let target = format!("/runs/{run}/events?wait=60&after_id=1");
             client.send(request("GET", &target, &[], ""));
         }
+        // What has not been read when the signal comes is refused.
+        let mut asked = 0;
+        eventually("the polls were taken", || {
+            asked += 1;
+            let taken = server.requests_by_worker().iter().sum::<u64>() - before;
+            (taken == asked + polls.len() as u64).then_some(())
+        });
         server.signal(Signal::TERM);
         for stream in &mut streams {
             let frames: Vec<_> = std::iter::from_fn(|| stream.frame()).collect();

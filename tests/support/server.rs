@@ -295,6 +295,11 @@ impl Server {
         self.by_worker("streams")
     }
 
+    /// How many requests each worker has taken, those that ask for this among them.
+    pub fn requests_by_worker(&self) -> Vec<u64> {
+        self.by_worker("requests")
+    }
+
     /// How many streams it has open.
     pub fn open_streams(&self) -> u64 {
         self.streams_by_worker().iter().sum()
