@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 
 use crate::journal::catalog::Catalog;
 use crate::journal::store::Store;
+use crate::journal_keeper::Reads;
 use crate::limits::HISTORY_QUEUE_MAX;
 
 /// One read. It hands over what it found by itself.
@@ -38,6 +39,7 @@ impl HistoryReaders {
     pub fn start(
         store: &Arc<dyn Store>,
         catalog: &Arc<RwLock<Catalog>>,
+        reads: &Arc<Reads>,
         threads: usize,
     ) -> io::Result<HistoryReaders> {
         let readers = HistoryReaders {
@@ -45,11 +47,11 @@ impl HistoryReaders {
             threads: Mutex::new(Vec::with_capacity(threads)),
         };
         for number in 0..threads {
-            let (queue, store, catalog) =
-                (Arc::clone(&readers.queue), Arc::clone(store), Arc::clone(catalog));
+            let (queue, reads) = (Arc::clone(&readers.queue), Arc::clone(reads));
+            let (store, catalog) = (Arc::clone(store), Arc::clone(catalog));
             let thread = std::thread::Builder::new()
                 .name(format!("history-{number}"))
-                .spawn(move || queue.work(&*store, &catalog))?;
+                .spawn(move || queue.work(&*store, &catalog, &reads))?;
             readers.threads().push(thread);
         }
         Ok(readers)
@@ -106,8 +108,9 @@ impl Queue {
         self.state.lock().expect("no one panics while holding the lock")
     }
 
-    fn work(&self, store: &dyn Store, catalog: &RwLock<Catalog>) {
+    fn work(&self, store: &dyn Store, catalog: &RwLock<Catalog>, reads: &Reads) {
         while let Some(job) = self.next() {
+            let _under_way = reads.begin();
             job(store, catalog);
         }
     }
@@ -136,7 +139,7 @@ mod tests {
     #[test]
     fn reads_run_and_close_waits_for_those_under_way() {
         let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
-        let readers = HistoryReaders::start(&store, &Arc::default(), 2).unwrap();
+        let readers = HistoryReaders::start(&store, &Arc::default(), &Arc::default(), 2).unwrap();
         let (sender, receiver) = mpsc::channel();
         for number in 0..100 {
             let sender = sender.clone();

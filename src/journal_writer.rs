@@ -23,10 +23,11 @@ use crate::clock::Clock;
 use crate::config::Durability;
 use crate::event::{NewEvent, Timestamp};
 use crate::journal::catalog::{self, Catalog};
-use crate::journal::commit::Committer;
+use crate::journal::commit::{Committer, Opened};
 use crate::journal::redb::RedbStore;
 use crate::journal::store::{OpenError, Store, StoreError};
 use crate::journal::{CommittedBatch, Write, WriteError, WriteResult};
+use crate::journal_keeper::{self, JournalKeeper, KeeperHandle, Reads, Retention};
 use crate::limits::{
     COMMIT_BYTES_MAX, COMMIT_EVENTS_MAX, EVENT_OVERHEAD_BYTES, WRITE_QUEUE_BYTES_MAX,
     WRITE_QUEUE_EVENTS_MAX,
@@ -56,6 +57,9 @@ pub struct OpenJournal {
     store: Arc<dyn Store>,
     catalog: Arc<RwLock<Catalog>>,
     committer: Committer,
+    log_bytes: u64,
+    keys_max: usize,
+    reads: Arc<Reads>,
 }
 
 /// The journal's writer. Dropping it closes it.
@@ -64,7 +68,7 @@ pub struct JournalWriter {
     store: Arc<dyn Store>,
     catalog: Arc<RwLock<Catalog>>,
     durability: Durability,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Option<(JoinHandle<()>, JournalKeeper)>>,
 }
 
 /// A write that was not taken, given back.
@@ -126,8 +130,10 @@ impl OpenJournal {
     /// # Errors
     /// When it cannot be read, or is not as it was written.
     pub fn with_store(store: Arc<dyn Store>, keys_max: usize) -> Result<OpenJournal, StoreError> {
-        let (committer, catalog) = Committer::open(&*store, keys_max)?;
-        Ok(OpenJournal { store, catalog: Arc::new(RwLock::new(catalog)), committer })
+        let Opened { committer, catalog, log_bytes } = Committer::open(&*store, keys_max)?;
+        let catalog = Arc::new(RwLock::new(catalog));
+        let reads = Arc::default();
+        Ok(OpenJournal { store, catalog, committer, log_bytes, keys_max, reads })
     }
 
     /// Where the values are.
@@ -140,7 +146,12 @@ impl OpenJournal {
         &self.catalog
     }
 
-    /// Starts the writer's thread, which tells these listeners of every batch.
+    /// Where those who read the store say so.
+    pub fn reads(&self) -> &Arc<Reads> {
+        &self.reads
+    }
+
+    /// Starts the writer's thread, which tells these listeners of every batch, and the keeper's.
     ///
     /// # Errors
     /// When the system refuses a thread.
@@ -148,10 +159,25 @@ impl OpenJournal {
         self,
         clock: Arc<Clock>,
         durability: Durability,
+        retention: Retention,
         listeners: Vec<Box<dyn Listener>>,
     ) -> io::Result<JournalWriter> {
-        let OpenJournal { store, catalog, committer } = self;
+        let OpenJournal { store, catalog, committer, log_bytes, keys_max, reads } = self;
         let shared = Arc::new(Shared::default());
+        if retention.max_events_per_run > 0 {
+            let mut catalog = catalog.write().expect("no one panics while holding the catalog");
+            catalog.keep_run_events(retention.max_events_per_run);
+        }
+        let kept = journal_keeper::Kept {
+            store: Arc::clone(&store),
+            catalog: Arc::clone(&catalog),
+            reads,
+            clock: Arc::clone(&clock),
+            failure: Arc::clone(&shared.failure),
+            keys_max,
+            retention,
+        };
+        let keeper = JournalKeeper::start(kept, log_bytes)?;
         let writer = Writer {
             shared: Arc::clone(&shared),
             store: Arc::clone(&store),
@@ -160,12 +186,14 @@ impl OpenJournal {
             clock,
             durability,
             listeners,
+            keeper: keeper.handle(),
             unsynced_since: None,
         };
         let thread = std::thread::Builder::new()
             .name("journal-writer".into())
             .spawn(move || writer.work())?;
-        Ok(JournalWriter { shared, store, catalog, durability, thread: Mutex::new(Some(thread)) })
+        let threads = Mutex::new(Some((thread, keeper)));
+        Ok(JournalWriter { shared, store, catalog, durability, threads })
     }
 }
 
@@ -237,10 +265,11 @@ impl JournalWriter {
     pub fn close(&self) {
         self.shared.queue().closed = true;
         self.shared.arrived.notify_one();
-        let thread = self.thread.lock().expect("no one panics while holding the lock").take();
-        if let Some(thread) = thread {
+        let threads = self.threads.lock().expect("no one panics while holding the lock").take();
+        if let Some((writer, keeper)) = threads {
             // If it has panicked it has told so on standard error.
-            let _ = thread.join();
+            let _ = writer.join();
+            drop(keeper);
         }
     }
 }
@@ -256,7 +285,7 @@ struct Shared {
     queue: Mutex<Queue>,
     arrived: Condvar,
     /// What the first failure said: from then on nothing is written.
-    failure: OnceLock<String>,
+    failure: Arc<OnceLock<String>>,
     figures: Figures,
 }
 
@@ -366,6 +395,7 @@ struct Writer {
     clock: Arc<Clock>,
     durability: Durability,
     listeners: Vec<Box<dyn Listener>>,
+    keeper: KeeperHandle,
     /// Since when there is something in the store that may not be on disk.
     unsynced_since: Option<Instant>,
 }
@@ -423,7 +453,7 @@ impl Writer {
             }
         }
         let answers = match self.store() {
-            Ok(()) => self.publish(started, now),
+            Ok(bytes) => self.publish(started, now, bytes),
             Err(error) => {
                 let error = match error {
                     StoreError::DiskFull => WriteError::DiskFull,
@@ -442,8 +472,8 @@ impl Writer {
         self.listeners.iter().for_each(|listener| listener.wake());
     }
 
-    /// Stores what is staged.
-    fn store(&mut self) -> Result<(), StoreError> {
+    /// Stores what is staged: so many bytes.
+    fn store(&mut self) -> Result<u64, StoreError> {
         let sync = match self.durability {
             Durability::Immediate => true,
             Durability::Interval(_) => self.sync_due().is_some_and(|due| due <= Instant::now()),
@@ -451,19 +481,20 @@ impl Writer {
         };
         let values = self.committer.seal();
         if values.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
+        let bytes = values.iter().map(|(_, value)| value.len() as u64).sum();
         self.store.append(values, sync)?;
         if sync {
             self.unsynced_since = None;
         } else {
             self.unsynced_since.get_or_insert_with(Instant::now);
         }
-        Ok(())
+        Ok(bytes)
     }
 
     /// What is stored becomes visible.
-    fn publish(&mut self, started: Instant, now: Timestamp) -> Vec<WriteResult> {
+    fn publish(&mut self, started: Instant, now: Timestamp, bytes: u64) -> Vec<WriteResult> {
         let took = started.elapsed();
         let committed = {
             let mut catalog =
@@ -473,6 +504,7 @@ impl Writer {
         let batch = &committed.batch;
         if !batch.events.is_empty() || !batch.deleted.is_empty() {
             self.shared.figures.note(batch.events.len() as u64, took, now);
+            self.keeper.written(bytes, !batch.deleted.is_empty(), now);
             for listener in &self.listeners {
                 listener.tell(batch);
             }
@@ -500,7 +532,7 @@ mod tests {
     use crate::event::{EventId, EventType, Json, Labels, RunId};
     use crate::journal::memory::MemoryStore;
     use crate::journal::model::{Model, done, seeded};
-    use crate::journal::store::ValueVisitor;
+    use crate::journal::store::{Change, RowVisitor, Table, ValueVisitor};
     use crate::journal::{IfMatch, Once, Written};
     use rand::RngExt;
 
@@ -541,13 +573,38 @@ mod tests {
         fn disk_bytes(&self) -> Result<u64, StoreError> {
             self.memory.disk_bytes()
         }
+
+        fn remove_values(&self, upto: EventId, max: usize) -> Result<usize, StoreError> {
+            self.memory.remove_values(upto, max)
+        }
+
+        fn removed_through(&self) -> Result<EventId, StoreError> {
+            self.memory.removed_through()
+        }
+
+        fn change_rows(&self, changes: &[Change]) -> Result<(), StoreError> {
+            self.memory.change_rows(changes)
+        }
+
+        fn rows(&self, table: Table, from: &[u8], visit: RowVisitor<'_>) -> Result<(), StoreError> {
+            self.memory.rows(table, from, visit)
+        }
+
+        fn rows_back(
+            &self,
+            table: Table,
+            from: &[u8],
+            visit: RowVisitor<'_>,
+        ) -> Result<(), StoreError> {
+            self.memory.rows_back(table, from, visit)
+        }
     }
 
     fn start(store: &Arc<FaultyStore>, durability: Durability) -> JournalWriter {
         let store: Arc<dyn Store> = Arc::clone(store) as Arc<dyn Store>;
         OpenJournal::with_store(store, 100)
             .unwrap()
-            .start(Arc::default(), durability, Vec::new())
+            .start(Arc::default(), durability, Retention::default(), Vec::new())
             .unwrap()
     }
 
@@ -588,7 +645,7 @@ mod tests {
                 heard.store(batch.last_id.0, Ordering::SeqCst);
             })
         };
-        let writer = journal.start(Arc::default(), Durability::Immediate, vec![listener]).unwrap();
+        let writer = journal.start(Arc::default(), Durability::Immediate, Retention::default(), vec![listener]).unwrap();
         write(&writer, create()).unwrap();
         for id in 2..100 {
             let Ok(Written::Appended { batch, range }) = write(&writer, append(1)) else {
@@ -718,7 +775,7 @@ mod tests {
             ][rng.random_range(0..3)];
             // The clock stands still, so that the model knows the time.
             let clock = Arc::new(Clock::standing(Timestamp(u64::MAX / 4)));
-            let writer = journal.start(clock, durability, Vec::new()).unwrap();
+            let writer = journal.start(clock, durability, Retention::default(), Vec::new()).unwrap();
             let mut answers = Vec::new();
             for _ in 0..200 {
                 let write = model.random_write(&mut rng);

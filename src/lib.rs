@@ -17,6 +17,7 @@ pub mod exchange;
 pub mod history_readers;
 pub mod hub;
 pub mod journal;
+pub mod journal_keeper;
 pub mod journal_writer;
 pub mod limits;
 pub mod mailbox;

@@ -3,6 +3,8 @@
 //! A bound that an operator may move is a setting and stands in `config/mod.rs`; the others are part
 //! of the shape of the server. Each says how it was derived.
 
+use std::time::Duration;
+
 /// Longest request line and header section, in bytes. Twice what common proxies allow by default
 /// (8 KiB), so that a proxy refuses before the server does.
 pub const HEADER_BYTES_MAX: usize = 16 * 1024;
@@ -71,8 +73,44 @@ pub const COMMIT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// A journal value is closed when it has reached this many bytes: redb gives a value a
 /// power-of-two number of bytes, so one just under 64 KiB wastes least.
 pub const VALUE_BYTES_TARGET: usize = 65_000;
-/// redb's page cache, in bytes: it counts as our memory, and the kernel caches the file anyway.
-pub const JOURNAL_CACHE_BYTES: usize = 32 * 1024 * 1024;
+/// A window is made when the first event of the log is a tenth of `max_age` old, but at least this
+/// and at most that: whole windows go when they are too old.
+pub const WINDOW_AGE_MIN: Duration = Duration::from_secs(1);
+/// See [`WINDOW_AGE_MIN`].
+pub const WINDOW_AGE_MAX: Duration = Duration::from_hours(1);
+/// Values that are removed from the log in one transaction, at some 3 µs each: a commit waits for it.
+pub const REMOVE_VALUES: usize = 256;
+/// Between two such transactions.
+pub const KEEPER_PAUSE: Duration = Duration::from_millis(1);
+/// Between two windows that are swept for what is no longer kept.
+pub const SWEEP_PAUSE: Duration = Duration::from_millis(100);
+/// How long the journal's keeper waits for room on a full disk.
+pub const KEEPER_RETRY: Duration = Duration::from_secs(10);
+/// Its priority: about a tenth of the share of a worker or the writer, where they compete.
+pub const KEEPER_NICENESS: i32 = 10;
+/// A block of a window is closed when it has reached this many bytes: just under 16 KiB, as for a
+/// value. Reading one run of thousands reads a block for the few events that it has in a window.
+pub const BLOCK_BYTES_TARGET: usize = 16_200;
+/// The log's values become a window when they have this many bytes: a window is made in memory.
+pub const WINDOW_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes that are written in one transaction while a window is made: a commit may have to wait for
+/// the disk to take them.
+pub const SLICE_BYTES: usize = 1024 * 1024;
+/// Rows that are removed in one transaction.
+pub const SLICE_ROWS: usize = 64;
+/// Events of windows that are put in order at a time, in bytes and in number.
+pub const COLD_BATCH_BYTES: usize = 32 * 1024;
+/// The same in events.
+pub const COLD_BATCH_EVENTS_MAX: usize = 512;
+/// Windows that one read goes over, at most: a filter may pass nothing of many.
+pub const READ_WINDOWS_MAX: usize = 16;
+/// redb's page cache for the log, in bytes: it counts as our memory, and the kernel caches the file
+/// anyway.
+pub const LOG_CACHE_BYTES: usize = 24 * 1024 * 1024;
+/// The same for the cold part, of which a replay reads most blocks once.
+pub const COLD_CACHE_BYTES: usize = 8 * 1024 * 1024;
+/// A change of rows that adds less than this is made although the disk is full: it removes more.
+pub const REMOVAL_BYTES: u64 = 256 * 1024;
 /// Room that a commit leaves on the disk, in bytes: redb's pages beside the values, and what other
 /// programs write between the check and the write.
 pub const DISK_RESERVE_BYTES: u64 = 16 * 1024 * 1024;

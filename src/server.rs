@@ -40,6 +40,7 @@ use crate::{
     event_loop::{self, Start},
     history_readers::HistoryReaders,
     journal::CommittedBatch,
+    journal_keeper::Retention,
     journal_writer::{Listener, OpenJournal},
     limits::{BIND_PATIENCE_MS, FILES_RESERVED, HISTORY_READERS, LISTEN_BACKLOG, UNSENT_BYTES_MAX},
     mailbox::Mailbox,
@@ -107,10 +108,20 @@ fn serve(settings: Settings) -> Result<(), ServerError> {
         .collect::<io::Result<Vec<_>>>()
         .map_err(system("cannot make a mailbox"))?;
     let clock = Arc::new(Clock::default());
-    let readers = HistoryReaders::start(journal.store(), journal.catalog(), HISTORY_READERS)
-        .map_err(system("cannot start the history readers"))?;
+    let readers = HistoryReaders::start(
+        journal.store(),
+        journal.catalog(),
+        journal.reads(),
+        HISTORY_READERS,
+    )
+    .map_err(system("cannot start the history readers"))?;
+    let retention = Retention {
+        max_age: settings.max_age,
+        max_bytes: settings.max_bytes.0,
+        max_events_per_run: settings.max_events_per_run.map_or(0, |max| max.get().into()),
+    };
     let journal = journal
-        .start(Arc::clone(&clock), settings.durability, listeners(&mailboxes))
+        .start(Arc::clone(&clock), settings.durability, retention, listeners(&mailboxes))
         .map_err(system("cannot start the journal writer"))?;
     let bound = bind_patiently(&settings)
         .map_err(|error| ServerError::Listen { address: settings.listen.to_string(), error })?;

@@ -12,6 +12,7 @@ use tidewheel::config::Durability;
 use tidewheel::event::{EventId, EventType, Json, Labels, NewEvent, RunId, Scope, Selection};
 use tidewheel::journal::history::{HistoryRequest, read_forward};
 use tidewheel::journal::{IfMatch, Once, Write, Written};
+use tidewheel::journal_keeper::Retention;
 use tidewheel::journal_writer::OpenJournal;
 
 const DIRECTORY: &str = "TIDEWHEEL_CRASH_DIRECTORY";
@@ -21,7 +22,7 @@ const KEYS: usize = 1_000;
 fn append_until_killed(directory: &Path) {
     let journal = OpenJournal::open(directory, KEYS).unwrap();
     let is_new = journal.catalog().read().unwrap().last_id() == EventId(0);
-    let writer = journal.start(Arc::default(), Durability::Immediate, Vec::new()).unwrap();
+    let writer = journal.start(Arc::default(), Durability::Immediate, Retention::default(), Vec::new()).unwrap();
     let (answers, answered) = mpsc::channel();
     let submit = |write: Write| {
         let answers = answers.clone();

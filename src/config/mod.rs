@@ -36,6 +36,7 @@ pub const SERVER_VARIABLE: &str = "TIDEWHEEL_URL";
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const HOUR: Duration = Duration::from_hours(1);
+const CENTURY: Duration = Duration::from_hours(24 * 36_525);
 const KIB: ByteSize = ByteSize::kib(1);
 
 /// One setting, as the table defines it.
@@ -178,6 +179,12 @@ settings! {
     idle_timeout: Duration = "75s" in 10 * MILLISECOND..=HOUR;
     /// most idempotency keys that are kept, for 24 hours each; the oldest go first
     idempotency_keys_max: u32 = "100000" in 1..=10_000_000;
+    /// events older than this are removed; 0s keeps them
+    max_age: Duration = "0s" in Duration::ZERO..=CENTURY;
+    /// the oldest events are removed when there are more bytes of them than this; 0B keeps them
+    max_bytes: ByteSize = "0B" in ByteSize(0)..=ByteSize(u64::MAX);
+    /// a run keeps so many of its events, the newest; 0 keeps all
+    max_events_per_run: Option<NonZeroU32> = "0";
     /// origins whose pages may use the server, comma-separated (a list in the file), or * for any
     cors_origins: CorsOrigins = "";
     /// whether such pages may send cookies and other credentials; not with *

@@ -19,6 +19,7 @@ use std::sync::{Arc, RwLock, RwLockReadGuard};
 
 use super::RunSummary;
 use super::codec::{DecodeError, parse_run_created};
+use super::cold::{State, Window};
 use super::postings::Postings;
 use crate::event::{EventId, EventRef, Json, Label, Labels, RunId, RunStatus, Scope, Timestamp};
 use crate::limits::{CATALOG_SLICE_BYTES, CATALOG_SLICE_RUNS, PAGE_BYTES_MAX};
@@ -32,6 +33,13 @@ pub struct Catalog {
     running: usize,
     last_id: EventId,
     next_run: RunId,
+    /// What was moved out of the log, and what of that is left.
+    state: State,
+    windows: Vec<Window>,
+    /// Events that a run keeps, at most.
+    run_events_max: u64,
+    /// Runs that retention has removed since this was last asked.
+    vanished: Vec<RunId>,
 }
 
 /// Where a run stands, without what its creator said about it.
@@ -49,11 +57,28 @@ pub struct RunHead {
     pub event_count: u64,
 }
 
+/// What retention has left of the events of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// The seq of the first that is left, or would be.
+    pub first_seq: u64,
+    /// The last one that was removed; 0 if none was.
+    pub removed_through: EventId,
+}
+
+impl Default for Kept {
+    fn default() -> Kept {
+        Kept { first_seq: 1, removed_through: EventId(0) }
+    }
+}
+
 #[derive(Debug, PartialEq)]
 struct Run {
     labels: Arc<Labels>,
     metadata: Json,
     head: RunHead,
+    kept: Kept,
+    /// The values of the log that hold events of it.
     postings: Postings,
 }
 
@@ -64,6 +89,8 @@ struct Group {
     runs: Vec<RunId>,
     running: usize,
     postings: Postings,
+    /// The last of their events that retention has removed.
+    removed_through: EventId,
 }
 
 /// How many runs there are.
@@ -113,6 +140,10 @@ impl Default for Catalog {
             running: 0,
             last_id: EventId(0),
             next_run: RunId(1),
+            state: State::default(),
+            windows: Vec::new(),
+            run_events_max: u64::MAX,
+            vanished: Vec::new(),
         }
     }
 }
@@ -158,7 +189,47 @@ impl Catalog {
         self.runs.contains_key(&id)
     }
 
-    /// Where the events of this scope are: one list for each run that it names, one for a project
+    /// How far the journal was moved out of the log.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// The last id that was moved out of the log.
+    pub fn moved_through(&self) -> EventId {
+        self.state.moved_through
+    }
+
+    /// What was moved and is still there, from the oldest on.
+    pub fn windows(&self) -> &[Window] {
+        &self.windows
+    }
+
+    /// What is left of the events of a run.
+    pub fn kept(&self, id: RunId) -> Option<Kept> {
+        self.runs.get(&id).map(|run| run.kept(self.run_events_max))
+    }
+
+    /// How many events a run keeps.
+    pub fn keep_run_events(&mut self, max: u64) {
+        self.run_events_max = max;
+    }
+
+    /// The last event of this scope that retention has removed, as far as is known: what a reader
+    /// asks for below it may be missing. 0 when nothing was removed.
+    pub fn removed_through(&self, scope: &Scope) -> EventId {
+        let of_group = |group: Option<&Group>| group.map_or(EventId(0), |it| it.removed_through);
+        match scope {
+            Scope::All => self.state.removed_through,
+            Scope::Project(label) => of_group(self.projects.get(label)),
+            Scope::Session(label) => of_group(self.sessions.get(label)),
+            Scope::Runs(runs) => {
+                let removed = |id| Some(self.runs.get(id)?.kept.removed_through);
+                runs.iter().filter_map(removed).max().unwrap_or_default()
+            }
+        }
+    }
+
+    /// Where the events of this scope are in the log: one list for each run that it names, one for a project
     /// or a session. `None` stands for every value there is.
     pub(super) fn postings(&self, scope: &Scope) -> Option<Vec<&Postings>> {
         match scope {
@@ -217,15 +288,21 @@ impl Catalog {
     /// When there is no such run, or the id does not follow.
     pub fn apply_deletion(&mut self, id: EventId, run_id: RunId) -> Result<(), DecodeError> {
         self.take_id(id)?;
-        let run = self
-            .runs
-            .remove(&run_id)
-            .ok_or(DecodeError::Malformed("the deletion of a run that was not created"))?;
+        if self.forget_run(run_id) {
+            Ok(())
+        } else {
+            Err(DecodeError::Malformed("the deletion of a run that was not created"))
+        }
+    }
+
+    /// Whether there was such a run.
+    fn forget_run(&mut self, id: RunId) -> bool {
+        let Some(run) = self.runs.remove(&id) else { return false };
         let was_running = usize::from(!run.head.status.has_ended());
         self.running -= was_running;
         for group in groups(&mut self.projects, &mut self.sessions, &run.labels) {
             group.running -= was_running;
-            if let Ok(at) = group.runs.binary_search(&run_id) {
+            if let Ok(at) = group.runs.binary_search(&id) {
                 group.runs.remove(at);
             }
         }
@@ -239,7 +316,7 @@ impl Catalog {
         {
             self.sessions.remove(label);
         }
-        Ok(())
+        true
     }
 
     fn create(&mut self, value: EventId, event: &EventRef<'_>) -> Result<(), DecodeError> {
@@ -249,17 +326,7 @@ impl Catalog {
         let (labels, metadata) = parse_run_created(event.payload)?;
         self.next_run = RunId(event.run_id.0.saturating_add(1));
         self.running += 1;
-        if let Some(label) = &labels.project
-            && !self.projects.contains_key(label)
-        {
-            self.projects.insert(label.clone(), Group::default());
-        }
-        if let Some(label) = &labels.session
-            && !self.sessions.contains_key(label)
-        {
-            self.sessions.insert(label.clone(), Group::default());
-        }
-        for group in groups(&mut self.projects, &mut self.sessions, &labels) {
+        for group in make_groups(&mut self.projects, &mut self.sessions, &labels) {
             group.runs.push(event.run_id);
             group.running += 1;
             group.postings.push(value);
@@ -273,8 +340,93 @@ impl Catalog {
             last_event_id: event.id,
             event_count: 1,
         };
-        self.runs.insert(event.run_id, Run { labels: Arc::new(labels), metadata, head, postings });
+        let kept = Kept::default();
+        let run = Run { labels: Arc::new(labels), metadata, head, kept, postings };
+        self.runs.insert(event.run_id, run);
         Ok(())
+    }
+
+    /// Takes in what was moved before the journal was opened.
+    pub(super) fn restore(&mut self, state: State, windows: Vec<Window>) {
+        self.last_id = state.moved_through;
+        self.next_run = state.next_run.max(RunId(1));
+        self.state = state;
+        self.windows = windows;
+    }
+
+    /// Takes in a run as it stood at the end of the last window.
+    pub(super) fn restore_run(
+        &mut self,
+        id: RunId,
+        labels: Labels,
+        metadata: Json,
+        head: RunHead,
+        kept: Kept,
+    ) {
+        let is_running = !head.status.has_ended();
+        self.running += usize::from(is_running);
+        for group in make_groups(&mut self.projects, &mut self.sessions, &labels) {
+            group.runs.push(id);
+            group.running += usize::from(is_running);
+            group.removed_through = group.removed_through.max(kept.removed_through);
+        }
+        let postings = Postings::default();
+        self.runs.insert(id, Run { labels: Arc::new(labels), metadata, head, kept, postings });
+    }
+
+    /// A window was made of the first part of the log, if anything in it is left: from now on its events are read from there.
+    pub(super) fn add_window(&mut self, window: Option<Window>, state: State) {
+        self.windows.extend(window);
+        self.state = state;
+    }
+
+    /// Forgets where in the log the moved events of these runs, and of their groups, are.
+    pub(super) fn forget_moved(&mut self, runs: &[RunId]) {
+        let through = self.state.moved_through;
+        for id in runs {
+            let Some(run) = self.runs.get_mut(id) else { continue };
+            run.postings.forget(through);
+            for group in groups(&mut self.projects, &mut self.sessions, &run.labels) {
+                group.postings.forget(through);
+            }
+        }
+    }
+
+    /// Forgets a window: nothing in it is read any more. What it takes of each run is said to
+    /// [`Catalog::remove_events`].
+    pub(super) fn drop_window(&mut self, first_id: EventId) {
+        self.windows.retain(|window| window.first_id != first_id);
+    }
+
+    /// Less is left of a window.
+    pub(super) fn shrink_window(&mut self, rest: Window) {
+        let found = self.windows.iter_mut().find(|window| window.first_id == rest.first_id);
+        found.expect("windows go by this thread only").clone_from(&rest);
+    }
+
+    /// The events of a run up to this one are gone, or about to go: `first_seq` is the first that
+    /// is left. A run that has ended and has none left goes with them; whether it did.
+    pub(super) fn remove_events(&mut self, id: RunId, kept: Kept) -> bool {
+        self.state.removed_through = self.state.removed_through.max(kept.removed_through);
+        let Some(run) = self.runs.get_mut(&id) else { return false };
+        run.kept.first_seq = run.kept.first_seq.max(kept.first_seq);
+        run.kept.removed_through = run.kept.removed_through.max(kept.removed_through);
+        for group in groups(&mut self.projects, &mut self.sessions, &run.labels) {
+            group.removed_through = group.removed_through.max(kept.removed_through);
+        }
+        let is_over = run.head.status.has_ended() && run.kept.first_seq > run.head.event_count;
+        if is_over {
+            let last = run.head.last_event_id;
+            self.state.vanished_through = self.state.vanished_through.max(last);
+            self.forget_run(id);
+            self.vanished.push(id);
+        }
+        is_over
+    }
+
+    /// Runs that retention has removed since the last call.
+    pub(super) fn take_vanished(&mut self) -> Vec<RunId> {
+        std::mem::take(&mut self.vanished)
     }
 
     fn take_id(&mut self, id: EventId) -> Result<(), DecodeError> {
@@ -361,6 +513,11 @@ impl Catalog {
 }
 
 impl Run {
+    fn kept(&self, events_max: u64) -> Kept {
+        let first_seq = (self.head.event_count + 1).saturating_sub(events_max);
+        Kept { first_seq: first_seq.max(self.kept.first_seq), ..self.kept }
+    }
+
     fn summary(&self, id: RunId) -> RunSummary {
         RunSummary {
             id,
@@ -379,6 +536,17 @@ impl Run {
             && (filter.session.is_none() || filter.session == self.labels.session)
             && filter.status.is_none_or(|status| status == self.head.status)
     }
+}
+
+/// The groups of these labels, which are made when they are new.
+fn make_groups<'a>(
+    projects: &'a mut BTreeMap<Label, Group>,
+    sessions: &'a mut HashMap<Label, Group>,
+    labels: &Labels,
+) -> impl Iterator<Item = &'a mut Group> {
+    let project = labels.project.as_ref().map(|label| projects.entry(label.clone()).or_default());
+    let session = labels.session.as_ref().map(|label| sessions.entry(label.clone()).or_default());
+    project.into_iter().chain(session)
 }
 
 fn groups<'a>(

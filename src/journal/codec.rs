@@ -18,15 +18,13 @@
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use xxhash_rust::xxh3::xxh3_64;
 
+use super::bytes::{Bytes, CHECKSUM_BYTES, checked, put_checksum, put_text, put_varint, unzigzag, zigzag};
 use crate::event::{EventId, EventRef, Json, Label, Labels, RunId, Timestamp};
 use crate::limits::VALUE_BYTES_TARGET;
 
 /// The format that this program writes. It reads this one and every earlier one.
 pub const FORMAT_VERSION: u8 = 1;
-
-const CHECKSUM_BYTES: usize = 8;
 
 const KIND_MASK: u8 = 0b0000_0111;
 const KIND_EVENT: u8 = 1;
@@ -91,6 +89,8 @@ pub enum Record<'a> {
         epoch: u64,
         /// The last `Producer-Seq` taken.
         seq: u64,
+        /// The first event of that request.
+        first_id: EventId,
     },
 }
 
@@ -238,8 +238,7 @@ impl Encoder {
             return;
         }
         let mut value = std::mem::take(&mut self.value);
-        let checksum = xxh3_64(&value);
-        value.extend_from_slice(&checksum.to_le_bytes());
+        put_checksum(&mut value);
         self.finished.push((self.first_id, value));
     }
 
@@ -305,20 +304,7 @@ impl<'a> Decoder<'a> {
     /// # Errors
     /// When one of them does not fit, or there are not even the bytes for them.
     pub fn new(value: &'a [u8]) -> Result<Decoder<'a>, DecodeError> {
-        // The version comes first, since another one may have another checksum.
-        match value.first() {
-            None => return Err(DecodeError::Malformed("it is empty")),
-            Some(&FORMAT_VERSION) => {}
-            Some(0) => return Err(DecodeError::Malformed("there is no format 0")),
-            Some(&version) => return Err(DecodeError::Newer(version)),
-        }
-        let Some((content, checksum)) = value.split_last_chunk::<CHECKSUM_BYTES>() else {
-            return Err(DecodeError::Checksum);
-        };
-        if xxh3_64(content).to_le_bytes() != *checksum {
-            return Err(DecodeError::Checksum);
-        }
-        let mut rest = Bytes(content.get(1..).ok_or(DecodeError::Checksum)?);
+        let mut rest = checked(value, FORMAT_VERSION)?;
         let first_id = rest.varint()?;
         let time = rest.varint()?;
         Ok(Decoder {
@@ -364,6 +350,7 @@ impl<'a> Decoder<'a> {
                 id: self.rest.text()?,
                 epoch: self.rest.varint()?,
                 seq: self.rest.varint()?,
+                first_id: EventId(self.next_id),
             }),
             _ => Err(DecodeError::Malformed("a record of an unknown kind")),
         }
@@ -467,75 +454,6 @@ pub fn parse_run_created(payload: &str) -> Result<(Labels, Json), DecodeError> {
     Ok((labels, Json::from_trusted(created.metadata.get())))
 }
 
-/// What is left of a value.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Bytes<'a>(pub(super) &'a [u8]);
-
-impl<'a> Bytes<'a> {
-    fn byte(&mut self) -> Result<u8, DecodeError> {
-        let (&byte, rest) = self.0.split_first().ok_or(ENDS_EARLY)?;
-        self.0 = rest;
-        Ok(byte)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
-        let (array, rest) = self.0.split_first_chunk().ok_or(ENDS_EARLY)?;
-        self.0 = rest;
-        Ok(*array)
-    }
-
-    pub(super) fn varint(&mut self) -> Result<u64, DecodeError> {
-        let mut value = 0_u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            let bits = u64::from(byte & 0x7f);
-            if shift == 63 && bits > 1 {
-                break;
-            }
-            value |= bits << shift;
-            if byte & 0x80 == 0 {
-                return Ok(value);
-            }
-        }
-        Err(DecodeError::Malformed("a number beyond 2^64"))
-    }
-
-    fn text(&mut self) -> Result<&'a str, DecodeError> {
-        let length = usize::try_from(self.varint()?).map_err(|_| ENDS_EARLY)?;
-        let (text, rest) = self.0.split_at_checked(length).ok_or(ENDS_EARLY)?;
-        self.0 = rest;
-        str::from_utf8(text).map_err(|_| DecodeError::Malformed("a text that is not UTF-8"))
-    }
-}
-
-const ENDS_EARLY: DecodeError = DecodeError::Malformed("it ends in the middle of a record");
-
-/// Seven bits a byte, least first; the high bit says that another follows. At most 10 bytes.
-pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-fn put_text(out: &mut Vec<u8>, text: &str) {
-    put_varint(out, text.len() as u64);
-    out.extend_from_slice(text.as_bytes());
-}
-
-/// The way from one time to another, small whichever direction it has: 0, -1, 1, -2 … are 0, 1,
-/// 2, 3 …
-fn zigzag(from: Timestamp, to: Timestamp) -> u64 {
-    let difference = to.0.wrapping_sub(from.0).cast_signed();
-    ((difference << 1) ^ (difference >> 63)).cast_unsigned()
-}
-
-fn unzigzag(from: u64, way: u64) -> u64 {
-    let difference = (way >> 1).cast_signed() ^ -((way & 1).cast_signed());
-    from.wrapping_add_signed(difference)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -563,7 +481,9 @@ mod tests {
 
     /// Bytes with a right checksum, so that the content itself is what is decoded.
     fn sealed(content: &[u8]) -> Vec<u8> {
-        [content, &xxh3_64(content).to_le_bytes()].concat()
+        let mut value = content.to_vec();
+        put_checksum(&mut value);
+        value
     }
 
     fn sample() -> Vec<u8> {
@@ -602,7 +522,7 @@ mod tests {
             Record::Event(events[0].borrowed()),
             Record::Event(events[1].borrowed()),
             Record::RunDeleted { id: EventId(1_002), run: RunId(6) },
-            Record::Producer { run: RunId(8), id: "p", epoch: 1 << 40, seq: 300 },
+            Record::Producer { run: RunId(8), id: "p", epoch: 1 << 40, seq: 300, first_id: EventId(1_003) },
             Record::Event(events[2].borrowed()),
         ];
         assert_eq!(decode(&value).unwrap(), expected);

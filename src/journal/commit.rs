@@ -14,6 +14,7 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use super::catalog::{Catalog, RunHead};
+use super::cold;
 use super::codec::{
     DecodeError, Decoder, Encoder, KeyRecord, KeyScope, Preface, Record, run_created_payload,
 };
@@ -33,6 +34,17 @@ pub struct Committer {
     once: OnceStates,
     group: Option<Group>,
     values: Vec<(EventId, Vec<u8>)>,
+}
+
+/// A journal that was read.
+#[derive(Debug)]
+pub struct Opened {
+    /// Goes on from there.
+    pub committer: Committer,
+    /// What was committed to it.
+    pub catalog: Catalog,
+    /// Bytes of the log that have not been moved.
+    pub log_bytes: u64,
 }
 
 /// A group that is on disk.
@@ -92,28 +104,34 @@ impl Committer {
         Committer { once: OnceStates::new(keys_max), group: None, values: Vec::new() }
     }
 
-    /// Reads a whole journal: what was committed to it, and the committer that goes on from there.
+    /// Reads a journal, what was moved and then the log: where every run stands, and the committer
+    /// that goes on from there.
     ///
     /// # Errors
     /// When it cannot be read, or is not as it was written.
-    pub fn open(store: &dyn Store, keys_max: usize) -> Result<(Committer, Catalog), StoreError> {
+    pub fn open(store: &dyn Store, keys_max: usize) -> Result<Opened, StoreError> {
         let mut catalog = Catalog::default();
         let mut once = OnceStates::new(keys_max);
+        cold::load(store, &mut catalog, &mut once)?;
+        let moved_through = catalog.moved_through();
         let mut corrupt = None;
-        store.scan(EventId(0), &mut |key, value| match apply_value(
-            key,
-            value,
-            &mut catalog,
-            &mut once,
-        ) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                corrupt = Some(StoreError::Corrupt { key, error });
-                ControlFlow::Break(())
+        let mut log_bytes = 0;
+        store.scan(moved_through.next(), &mut |key, value| {
+            // What was moved may still be here: it is removed without a sync.
+            if key <= moved_through {
+                return ControlFlow::Continue(());
+            }
+            log_bytes += value.len() as u64;
+            match apply_value(key, value, &mut catalog, &mut once) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    corrupt = Some(StoreError::Corrupt { key, error });
+                    ControlFlow::Break(())
+                }
             }
         })?;
         let committer = Committer { once, group: None, values: Vec::new() };
-        corrupt.map_or(Ok((committer, catalog)), Err)
+        corrupt.map_or(Ok(Opened { committer, catalog, log_bytes }), Err)
     }
 
     /// What is remembered of keys and producers.
@@ -147,6 +165,14 @@ impl Committer {
             return Committed { batch: Arc::default(), answers: Vec::new() };
         };
         apply_group(&group, &values, catalog);
+        let mut deleted: Vec<RunId> = group.deleted.into_iter().map(|(_, run)| run).collect();
+        if !group.events.is_empty() || !deleted.is_empty() {
+            // Runs that retention has removed are as good as deleted.
+            for run in catalog.take_vanished() {
+                self.once.apply_deletion(run);
+                deleted.push(run);
+            }
+        }
         for change in group.once_changes {
             match change {
                 OnceChange::Key(scope, key, state) => self.once.apply_key(scope, &key, state),
@@ -157,7 +183,7 @@ impl Committer {
         let batch = Arc::new(CommittedBatch {
             last_id: catalog.last_id(),
             events: group.events,
-            deleted: group.deleted.into_iter().map(|(_, run)| run).collect(),
+            deleted,
         });
         let answers = group
             .answers
@@ -206,8 +232,9 @@ fn apply_value(
             Record::Key { scope, run, key, fingerprint, first_id, count, time } => {
                 once.apply_key(scope, key, KeyState { run, fingerprint, first_id, count, time });
             }
-            Record::Producer { run, id, epoch, seq } => {
-                once.apply_producer(run, id, ProducerState { epoch, last_seq: seq });
+            Record::Producer { run, id, epoch, seq, first_id } => {
+                let state = ProducerState { epoch, last_seq: seq, heard: first_id };
+                once.apply_producer(run, id, state);
             }
         }
     }
@@ -396,8 +423,11 @@ impl Stage<'_> {
 
     /// What was created with this key, and whether that rests on what is staged.
     fn creation_key(&self, key: &str) -> Option<(KeyState, bool)> {
-        // The run may have been deleted by the group, and its key with it.
-        let is_there = |state: &KeyState| !matches!(self.group.runs.get(&state.run), Some(None));
+        // The run may have been deleted by the group, or removed by retention, and its key with it.
+        let is_there = |state: &KeyState| match self.group.runs.get(&state.run) {
+            Some(staged) => staged.is_some(),
+            None => self.catalog.contains(state.run),
+        };
         let staged = self.group.keys.get(&(RunId(0), key.into())).copied();
         if let Some(state) = staged.filter(is_there) {
             return Some((state, true));
@@ -431,7 +461,7 @@ impl Stage<'_> {
             Some(ProducerState { epoch, .. }) if producer.epoch < epoch => {
                 return Err(Err(WriteError::ProducerFenced { current: epoch }));
             }
-            Some(ProducerState { epoch, last_seq }) if producer.epoch == epoch => {
+            Some(ProducerState { epoch, last_seq, .. }) if producer.epoch == epoch => {
                 if producer.seq <= last_seq {
                     return Err(Ok(Written::Duplicate { epoch, last_seq }));
                 }
@@ -492,7 +522,8 @@ impl Stage<'_> {
                 self.group.once_changes.push(OnceChange::Key(scope, key, state));
             }
             Once::Producer(producer) => {
-                let state = ProducerState { epoch: producer.epoch, last_seq: producer.seq };
+                let Producer { epoch, seq: last_seq, .. } = producer;
+                let state = ProducerState { epoch, last_seq, heard: first_id };
                 self.group.producers.insert((id, producer.id.clone()), state);
                 self.group.once_changes.push(OnceChange::Producer(id, producer.id, state));
             }
@@ -548,7 +579,7 @@ mod tests {
     impl Journal {
         fn new() -> Journal {
             let store = MemoryStore::default();
-            let (committer, catalog) = Committer::open(&store, 1_000).unwrap();
+            let Opened { committer, catalog, .. } = Committer::open(&store, 1_000).unwrap();
             Journal { store, committer, catalog }
         }
 
@@ -568,7 +599,7 @@ mod tests {
         }
 
         fn assert_same_when_reopened(&self) {
-            let (committer, catalog) = Committer::open(&self.store, 1_000).unwrap();
+            let Opened { committer, catalog, .. } = Committer::open(&self.store, 1_000).unwrap();
             assert_eq!(committer.once, self.committer.once);
             assert_eq!(catalog, self.catalog);
         }
@@ -749,7 +780,7 @@ mod tests {
         let mut journal = Journal::new();
         journal.group(&[create(None), create(None)], 1);
         journal.one(delete(2)).unwrap();
-        let (committer, catalog) = Committer::open(&journal.store, 10).unwrap();
+        let Opened { committer, catalog, .. } = Committer::open(&journal.store, 10).unwrap();
         let mut journal = Journal { store: journal.store, committer, catalog };
         assert!(matches!(journal.one(create(None)), Ok(Done::Created(run)) if run.id == RunId(3)));
         assert_eq!(journal.catalog.last_id(), EventId(4));

@@ -1,7 +1,8 @@
 //! Reading what has been committed: exactly the events that a selection names, in order.
 //!
-//! The catalog says which journal values hold events of the selection; each of these is fetched
-//! and decoded where it lies, and what does not belong is skipped. All bounds are the caller's.
+//! What was moved is read from its windows ([`super::cold_history`]), the rest from the log, for
+//! which the catalog says which values hold events of the selection; each of these is fetched and
+//! decoded where it lies, and what does not belong is skipped. All bounds are the caller's.
 //!
 //! Invariants: the catalog is never locked while the store is read; nothing is seen that the
 //! catalog has not taken in yet. These functions wait for the disk: never call them on an event
@@ -13,10 +14,12 @@ use std::sync::RwLock;
 
 use super::catalog::{Catalog, read};
 use super::codec::{DecodeError, Decoder, Record};
+use super::cold::Window;
+use super::cold_history::{BatchSize, ColdReader};
 use super::postings::Postings;
 use super::store::{Store, StoreError};
 use crate::event::{EventId, EventRef, RunId, Scope, Selection};
-use crate::limits::EVENT_OVERHEAD_BYTES;
+use crate::limits::{EVENT_OVERHEAD_BYTES, READ_WINDOWS_MAX};
 
 /// What to read, and how much of it.
 #[derive(Clone, Debug)]
@@ -46,8 +49,11 @@ pub struct HistoryRead {
     pub events: usize,
     /// Bytes that were made of them.
     pub bytes: usize,
-    /// Journal values that were looked at.
+    /// Journal values, or blocks of windows, that were looked at.
     pub values: usize,
+    /// Events after the cursor are gone by retention: the first one that is there, or where the next
+    /// one can be.
+    pub truncated: Option<EventId>,
 }
 
 /// Shows the events with `after < id <= upto` that the selection names, in order, to `visit`,
@@ -62,50 +68,77 @@ pub fn read_forward(
     request: &HistoryRequest,
     visit: &mut dyn FnMut(&EventRef<'_>) -> usize,
 ) -> Result<HistoryRead, StoreError> {
-    let (upto, keys) = {
+    let scope = &request.selection.scope;
+    let plan = {
         let catalog = read(catalog);
         let upto = request.upto.min(catalog.last_id());
-        let keys = catalog.postings(&request.selection.scope).map(|lists| {
+        let moved_through = catalog.moved_through();
+        let windows = windows_after(catalog.windows(), request.after, upto);
+        let in_log_after = request.after.max(moved_through);
+        let keys = catalog.postings(scope).map(|lists| {
             // One more than may be looked at: it says how far the others reach.
-            merge_ascending(
-                &lists,
-                request.after.next(),
-                upto,
-                request.values_max.max(1).saturating_add(1),
-            )
+            let keys_max = request.values_max.max(1).saturating_add(1);
+            merge_ascending(&lists, moved_through, in_log_after.next(), upto, keys_max)
         });
-        (upto, keys)
+        let removed_through = catalog.removed_through(scope);
+        Plan { upto, moved_through, windows, keys, removed_through }
     };
     let mut reading = Reading {
         filter: Filter::new(&request.selection, catalog),
         request,
-        upto,
+        upto: plan.upto,
+        next_seq: None,
+        first: None,
+        is_missing: plan.removed_through > request.after && plan.upto > request.after,
         read: HistoryRead {
             scanned_to: request.after,
             complete: false,
             events: 0,
             bytes: 0,
             values: 0,
+            truncated: None,
         },
+        visit,
     };
-    if upto <= request.after {
+    if plan.upto <= request.after {
         reading.read.complete = true;
         return Ok(reading.read);
     }
-    let outcome = match keys {
-        Some(keys) => reading.values_at(store, &keys, visit)?,
-        None => reading.all_values(store, visit)?,
-    };
+    let mut outcome = reading.windows(store, &plan)?;
     if outcome.is_continue() {
-        reading.read.scanned_to = upto;
+        outcome = match &plan.keys {
+            Some(keys) => reading.values_at(store, keys)?,
+            None => reading.all_values(store, plan.moved_through)?,
+        };
     }
-    reading.read.complete = reading.read.scanned_to >= upto;
-    Ok(reading.read)
+    let Reading { mut read, is_missing, first, .. } = reading;
+    if outcome.is_continue() {
+        read.scanned_to = plan.upto;
+    }
+    read.complete = read.scanned_to >= plan.upto;
+    read.truncated = is_missing.then(|| first.unwrap_or(read.scanned_to.next()));
+    Ok(read)
+}
+
+/// Where to look.
+struct Plan {
+    upto: EventId,
+    moved_through: EventId,
+    windows: Vec<Window>,
+    keys: Option<Vec<EventId>>,
+    removed_through: EventId,
+}
+
+/// The first windows that may hold an id above `after` and up to `upto`: one more than are read.
+fn windows_after(windows: &[Window], after: EventId, upto: EventId) -> Vec<Window> {
+    let first = windows.partition_point(|window| window.last_id <= after);
+    let those = windows[first..].iter().take_while(|window| window.first_id <= upto);
+    those.take(READ_WINDOWS_MAX + 1).copied().collect()
 }
 
 /// The cursor from which [`read_forward`] gives about the last `bytes_max` bytes of what the
 /// selection names up to `upto`: counted as stored, with [`EVENT_OVERHEAD_BYTES`] for each event.
-/// Goes back by `values_max` values at most.
+/// Goes back by `values_max` values at most, and never behind an event that retention has removed.
 ///
 /// # Errors
 /// When the store cannot be read, or a value is not as it was written.
@@ -118,91 +151,179 @@ pub fn read_end_start(
     values_max: usize,
 ) -> Result<EventId, StoreError> {
     let values_max = values_max.max(1);
-    let (upto, keys) = {
+    let (upto, moved_through, keys, windows, removed_through) = {
         let catalog = read(catalog);
         let upto = upto.min(catalog.last_id());
-        let keys = catalog
-            .postings(&selection.scope)
-            .map(|lists| merge_descending(&lists, upto, values_max.saturating_add(1)));
-        (upto, keys)
+        let moved_through = catalog.moved_through();
+        let keys = catalog.postings(&selection.scope).map(|lists| {
+            merge_descending(&lists, moved_through, upto, values_max.saturating_add(1))
+        });
+        let before = catalog.windows().partition_point(|window| window.first_id <= upto);
+        let windows: Vec<Window> = catalog.windows()[..before]
+            .iter()
+            .rev()
+            .take(READ_WINDOWS_MAX + 1)
+            .copied()
+            .collect();
+        (upto, moved_through, keys, windows, catalog.removed_through(&selection.scope))
     };
-    let mut filter = Filter::new(selection, catalog);
-    let mut sizes = Vec::new();
-    let mut bytes = 0;
-    let mut values = 0;
-    let mut start = EventId(0);
-    let mut look = |key: EventId, value: &[u8]| -> Result<ControlFlow<()>, StoreError> {
-        if values == values_max {
-            // This value is not looked at, and it is the last one before what was.
-            return Ok(ControlFlow::Break(()));
-        }
-        values += 1;
-        sizes.clear();
-        filter.each_event(key, value, &mut |event| {
-            if event.id <= upto {
-                let texts = event.event_type.len() + event.payload.len();
-                sizes.push((event.id, texts + EVENT_OVERHEAD_BYTES));
-            }
-            ControlFlow::Continue(())
-        })?;
-        for (id, size) in sizes.iter().rev() {
-            if bytes + size > bytes_max {
-                start = *id;
-                return Ok(ControlFlow::Break(()));
-            }
-            bytes += size;
-        }
-        // In case that it is the last one that is looked at.
-        start = EventId(key.0 - 1);
-        Ok(ControlFlow::Continue(()))
+    let mut end = End {
+        filter: Filter::new(selection, catalog),
+        upto,
+        bytes_max,
+        values_max,
+        sizes: Vec::new(),
+        bytes: 0,
+        values: 0,
+        start: EventId(0),
     };
-    let outcome = match keys {
-        None => {
-            let mut outcome = Ok(ControlFlow::Continue(()));
-            store.scan_back(upto, &mut |key, value| {
-                outcome = look(key, value);
-                if matches!(outcome, Ok(ControlFlow::Continue(()))) {
-                    ControlFlow::Continue(())
-                } else {
-                    ControlFlow::Break(())
-                }
-            })?;
-            outcome?
-        }
-        Some(keys) => {
-            let mut outcome = ControlFlow::Continue(());
-            for key in keys {
-                outcome = get(store, key, |value| look(key, value))??;
-                if outcome.is_break() {
-                    break;
-                }
-            }
-            outcome
-        }
+    let mut outcome = match keys {
+        None => end.all_values(store, moved_through)?,
+        Some(keys) => end.values_at(store, &keys)?,
     };
-    Ok(if outcome.is_break() { start } else { EventId(0) })
+    if outcome.is_continue() {
+        outcome = end.windows(store, &windows)?;
+    }
+    let start = if outcome.is_break() { end.start } else { EventId(0) };
+    Ok(start.max(removed_through.min(upto)))
 }
 
+/// What is being read forwards.
 struct Reading<'a> {
     filter: Filter<'a>,
     request: &'a HistoryRequest,
     upto: EventId,
+    /// Of a single run: the seq that must come next.
+    next_seq: Option<u64>,
+    /// The first event that was there.
+    first: Option<EventId>,
+    /// Something between the cursor and here is gone.
+    is_missing: bool,
     read: HistoryRead,
+    visit: &'a mut dyn FnMut(&EventRef<'_>) -> usize,
 }
 
 impl Reading<'_> {
+    /// Whether it came to the end of what was moved; else `scanned_to` says how far.
+    fn windows(
+        &mut self,
+        store: &dyn Store,
+        plan: &Plan,
+    ) -> Result<ControlFlow<()>, StoreError> {
+        let cold = ColdReader { store };
+        for (count, window) in plan.windows.iter().enumerate() {
+            if count == READ_WINDOWS_MAX {
+                self.read.scanned_to = EventId(window.first_id.0 - 1).max(self.request.after);
+                return Ok(ControlFlow::Break(()));
+            }
+            let outcome = match &self.request.selection.scope {
+                Scope::Runs(runs) if let [run] = **runs => self.run_of_window(cold, *window, run)?,
+                _ => self.order_of_window(cold, *window)?,
+            };
+            if outcome.is_break() {
+                return Ok(outcome);
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn run_of_window(
+        &mut self,
+        cold: ColdReader<'_>,
+        window: Window,
+        run: RunId,
+    ) -> Result<ControlFlow<()>, StoreError> {
+        if !self.filter.admits_run(run) {
+            return Ok(ControlFlow::Continue(()));
+        }
+        let from = self.request.after.next().max(window.first_id);
+        let values_max = self.request.values_max.max(1);
+        let (mut values, mut ended_at) = (self.read.values, None);
+        let mut goes_on = |begins: EventId| {
+            if values >= values_max {
+                ended_at = Some(EventId(begins.0 - 1));
+                return false;
+            }
+            values += 1;
+            true
+        };
+        let outcome = cold.run_forward(window, run, from, &mut goes_on, &mut |event| {
+            self.event(window.first_id, event)
+        })?;
+        self.read.values = values;
+        if let Some(ended_at) = ended_at {
+            self.read.scanned_to = ended_at;
+        }
+        Ok(outcome)
+    }
+
+    fn order_of_window(
+        &mut self,
+        cold: ColdReader<'_>,
+        window: Window,
+    ) -> Result<ControlFlow<()>, StoreError> {
+        let mut from = self.request.after.next().max(window.first_id);
+        let mut size = BatchSize::first();
+        loop {
+            if self.is_enough_before(from) {
+                return Ok(ControlFlow::Break(()));
+            }
+            self.read.values += 1;
+            let filter = &mut self.filter;
+            let max = size.events();
+            let entries =
+                cold.order_forward(window, from, max, &mut |run| filter.admits_run(run))?;
+            let Some((last, _)) = entries.last().copied() else {
+                return Ok(ControlFlow::Continue(()));
+            };
+            let batch = cold.fetch(window, &entries)?;
+            size.adapt(&batch);
+            let mut found = entries.iter();
+            for event in batch.events() {
+                // The one that ends this is the event itself.
+                for (id, run) in found.by_ref().take_while(|(id, _)| *id < event.id) {
+                    self.missing(window.first_id, *id, *run)?;
+                }
+                if self.event(window.first_id, &event)?.is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+            for (id, run) in found {
+                self.missing(window.first_id, *id, *run)?;
+            }
+            if entries.len() < max || last >= window.last_id {
+                return Ok(ControlFlow::Continue(()));
+            }
+            from = last.next();
+        }
+    }
+
+    /// An event is not where the order says. Rightly so if it was removed since.
+    fn missing(&mut self, window: EventId, id: EventId, run: RunId) -> Result<(), StoreError> {
+        if id > self.upto {
+            return Ok(());
+        }
+        match read(self.filter.catalog).kept(run) {
+            Some(kept) if kept.removed_through < id => Err(missing_in(window, id)),
+            Some(_) => {
+                self.is_missing = true;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Whether it came to the end of the keys; else `scanned_to` says how far.
     fn values_at(
         &mut self,
         store: &dyn Store,
         keys: &[EventId],
-        visit: &mut dyn FnMut(&EventRef<'_>) -> usize,
     ) -> Result<ControlFlow<()>, StoreError> {
         for key in keys {
             if self.is_enough_before(*key) {
                 return Ok(ControlFlow::Break(()));
             }
-            let outcome = get(store, *key, |value| self.value(*key, value, visit))??;
+            let outcome = get(store, *key, |value| self.value(*key, value))??;
             if outcome.is_break() {
                 return Ok(outcome);
             }
@@ -213,17 +334,21 @@ impl Reading<'_> {
     fn all_values(
         &mut self,
         store: &dyn Store,
-        visit: &mut dyn FnMut(&EventRef<'_>) -> usize,
+        moved_through: EventId,
     ) -> Result<ControlFlow<()>, StoreError> {
         let mut outcome = Ok(ControlFlow::Continue(()));
-        store.scan(self.request.after.next(), &mut |key, value| {
+        let from = self.request.after.max(moved_through).next();
+        store.scan(from, &mut |key, value| {
+            if key <= moved_through {
+                return ControlFlow::Continue(());
+            }
             if key > self.upto {
                 return ControlFlow::Break(());
             }
             outcome = if self.is_enough_before(key) {
                 Ok(ControlFlow::Break(()))
             } else {
-                self.value(key, value, visit)
+                self.value(key, value)
             };
             match outcome {
                 Ok(ControlFlow::Continue(())) => ControlFlow::Continue(()),
@@ -237,71 +362,246 @@ impl Reading<'_> {
     fn is_enough_before(&mut self, key: EventId) -> bool {
         let is_enough = self.read.values >= self.request.values_max.max(1);
         if is_enough {
-            self.read.scanned_to = EventId(key.0 - 1);
+            self.read.scanned_to = EventId(key.0 - 1).max(self.request.after);
         }
         is_enough
     }
 
-    fn value(
-        &mut self,
-        key: EventId,
-        value: &[u8],
-        visit: &mut dyn FnMut(&EventRef<'_>) -> usize,
-    ) -> Result<ControlFlow<()>, StoreError> {
-        let Reading { filter, request, upto, read } = self;
-        read.values += 1;
-        filter.each_event(key, value, &mut |event| {
-            if event.id <= request.after {
-                return ControlFlow::Continue(());
+    fn value(&mut self, key: EventId, value: &[u8]) -> Result<ControlFlow<()>, StoreError> {
+        self.read.values += 1;
+        let corrupt = |error| StoreError::Corrupt { key, error };
+        for record in Decoder::new(value).map_err(corrupt)? {
+            if let Record::Event(event) = record.map_err(corrupt)?
+                && self.filter.admits_run(event.run_id)
+                && self.event(key, &event)?.is_break()
+            {
+                return Ok(ControlFlow::Break(()));
             }
-            if event.id > *upto {
-                return ControlFlow::Break(());
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// An event of a run that is admitted, from the value or the window that begins at `key`.
+    fn event(&mut self, key: EventId, event: &EventRef<'_>) -> Result<ControlFlow<()>, StoreError> {
+        if event.id > self.upto {
+            // What was looked for is all there.
+            return Ok(ControlFlow::Continue(()));
+        }
+        let is_kept = event.seq >= self.filter.first_seq(event.run_id);
+        if is_kept && self.filter.is_one_run {
+            let expected = self.next_seq.replace(event.seq.saturating_add(1));
+            if expected.is_some_and(|expected| expected != event.seq) {
+                return Err(missing_in(key, event.id));
             }
-            read.bytes += visit(event);
-            read.events += 1;
-            if read.events >= request.events_max || read.bytes >= request.bytes_max {
-                read.scanned_to = event.id;
-                return ControlFlow::Break(());
-            }
-            ControlFlow::Continue(())
-        })?;
-        let is_enough = read.events >= request.events_max || read.bytes >= request.bytes_max;
-        // An event was visited: a bound of 0 does not stop a read before its first event.
-        let is_enough = is_enough && read.events > 0;
-        Ok(if is_enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        }
+        if event.id <= self.request.after {
+            return Ok(ControlFlow::Continue(()));
+        }
+        if !self.filter.selection.admits_type_name(event.event_type) {
+            return Ok(ControlFlow::Continue(()));
+        }
+        if !is_kept {
+            self.is_missing = true;
+            return Ok(ControlFlow::Continue(()));
+        }
+        self.first.get_or_insert(event.id);
+        let read = &mut self.read;
+        read.bytes += (self.visit)(event);
+        read.events += 1;
+        if read.events >= self.request.events_max || read.bytes >= self.request.bytes_max {
+            read.scanned_to = event.id;
+            return Ok(ControlFlow::Break(()));
+        }
+        Ok(ControlFlow::Continue(()))
     }
 }
 
-/// Which runs a selection admits, asked of the catalog once for each run that is met.
+fn missing_in(key: EventId, id: EventId) -> StoreError {
+    log::debug!("the event {id}, or what was before it, is not in the journal");
+    StoreError::Corrupt { key, error: DecodeError::Malformed("an event is missing") }
+}
+
+/// What is being read backwards: how far to go for so many bytes.
+struct End<'a> {
+    filter: Filter<'a>,
+    upto: EventId,
+    bytes_max: usize,
+    values_max: usize,
+    sizes: Vec<(EventId, u64, RunId, usize)>,
+    bytes: usize,
+    values: usize,
+    /// The last id that is not taken.
+    start: EventId,
+}
+
+impl End<'_> {
+    fn all_values(
+        &mut self,
+        store: &dyn Store,
+        moved_through: EventId,
+    ) -> Result<ControlFlow<()>, StoreError> {
+        let mut outcome = Ok(ControlFlow::Continue(()));
+        store.scan_back(self.upto, &mut |key, value| {
+            if key <= moved_through {
+                return ControlFlow::Break(());
+            }
+            outcome = self.value(key, value);
+            match outcome {
+                Ok(ControlFlow::Continue(())) => ControlFlow::Continue(()),
+                _ => ControlFlow::Break(()),
+            }
+        })?;
+        outcome
+    }
+
+    fn values_at(
+        &mut self,
+        store: &dyn Store,
+        keys: &[EventId],
+    ) -> Result<ControlFlow<()>, StoreError> {
+        for key in keys {
+            if get(store, *key, |value| self.value(*key, value))??.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn value(&mut self, key: EventId, value: &[u8]) -> Result<ControlFlow<()>, StoreError> {
+        if !self.may_look() {
+            return Ok(ControlFlow::Break(()));
+        }
+        let corrupt = |error| StoreError::Corrupt { key, error };
+        self.sizes.clear();
+        for record in Decoder::new(value).map_err(corrupt)? {
+            if let Record::Event(event) = record.map_err(corrupt)?
+                && self.filter.admits_run(event.run_id)
+            {
+                self.size(&event);
+            }
+        }
+        Ok(self.take_sizes(key))
+    }
+
+    fn windows(
+        &mut self,
+        store: &dyn Store,
+        windows: &[Window],
+    ) -> Result<ControlFlow<()>, StoreError> {
+        let cold = ColdReader { store };
+        for (count, window) in windows.iter().enumerate() {
+            // In case that it is not looked at.
+            self.start = window.last_id.min(self.upto);
+            if count == READ_WINDOWS_MAX {
+                return Ok(ControlFlow::Break(()));
+            }
+            let outcome = match &self.filter.selection.scope {
+                Scope::Runs(runs) if let [run] = **runs => self.run_of_window(cold, *window, run)?,
+                _ => self.order_of_window(cold, *window)?,
+            };
+            if outcome.is_break() {
+                return Ok(outcome);
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn run_of_window(
+        &mut self,
+        cold: ColdReader<'_>,
+        window: Window,
+        run: RunId,
+    ) -> Result<ControlFlow<()>, StoreError> {
+        if !self.filter.admits_run(run) {
+            return Ok(ControlFlow::Continue(()));
+        }
+        let upto = self.upto;
+        cold.run_back(window, run, upto, &mut |events| {
+            if !self.may_look() {
+                return ControlFlow::Break(());
+            }
+            self.sizes.clear();
+            events.iter().for_each(|event| self.size(event));
+            let first = events.first().map_or(window.first_id, |event| event.id);
+            self.take_sizes(first)
+        })
+    }
+
+    fn order_of_window(
+        &mut self,
+        cold: ColdReader<'_>,
+        window: Window,
+    ) -> Result<ControlFlow<()>, StoreError> {
+        let mut upto = self.upto.min(window.last_id);
+        let mut size = BatchSize::first();
+        loop {
+            if !self.may_look() {
+                return Ok(ControlFlow::Break(()));
+            }
+            let filter = &mut self.filter;
+            let max = size.events();
+            let entries = cold.order_back(window, upto, max, &mut |run| filter.admits_run(run))?;
+            let Some((first, _)) = entries.first().copied() else {
+                return Ok(ControlFlow::Continue(()));
+            };
+            let batch = cold.fetch(window, &entries)?;
+            size.adapt(&batch);
+            self.sizes.clear();
+            batch.events().for_each(|event| self.size(&event));
+            if self.take_sizes(first).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            if entries.len() < max || first == window.first_id {
+                return Ok(ControlFlow::Continue(()));
+            }
+            upto = EventId(first.0 - 1);
+        }
+    }
+
+    /// Whether one more value may be looked at. Otherwise it is not, and it is the last one before
+    /// what was.
+    fn may_look(&mut self) -> bool {
+        self.values += 1;
+        self.values <= self.values_max
+    }
+
+    fn size(&mut self, event: &EventRef<'_>) {
+        if event.id <= self.upto && self.filter.selection.admits_type_name(event.event_type) {
+            let texts = event.event_type.len() + event.payload.len();
+            self.sizes.push((event.id, event.seq, event.run_id, texts + EVENT_OVERHEAD_BYTES));
+        }
+    }
+
+    /// Counts what was found from `first` on.
+    fn take_sizes(&mut self, first: EventId) -> ControlFlow<()> {
+        for (id, seq, run, size) in self.sizes.iter().rev() {
+            // What is before an event that is not kept may be missing.
+            if self.bytes + size > self.bytes_max || *seq < self.filter.first_seq(*run) {
+                self.start = *id;
+                return ControlFlow::Break(());
+            }
+            self.bytes += size;
+        }
+        // In case that it is the last that is looked at.
+        self.start = EventId(first.0 - 1);
+        ControlFlow::Continue(())
+    }
+}
+
+/// Which runs a selection admits and what they keep, asked of the catalog once for each run that is
+/// met.
 struct Filter<'a> {
     selection: &'a Selection,
     catalog: &'a RwLock<Catalog>,
-    admitted: HashMap<RunId, bool>,
+    is_one_run: bool,
+    /// The first seq that a run keeps; none for one that is not admitted.
+    first_seqs: HashMap<RunId, Option<u64>>,
 }
 
 impl<'a> Filter<'a> {
     fn new(selection: &'a Selection, catalog: &'a RwLock<Catalog>) -> Filter<'a> {
-        Filter { selection, catalog, admitted: HashMap::new() }
-    }
-
-    /// Shows the events of a value that the selection names, until told to stop.
-    fn each_event(
-        &mut self,
-        key: EventId,
-        value: &[u8],
-        visit: &mut dyn FnMut(&EventRef<'_>) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
-        let corrupt = |error| StoreError::Corrupt { key, error };
-        for record in Decoder::new(value).map_err(corrupt)? {
-            if let Record::Event(event) = record.map_err(corrupt)?
-                && self.admits_run(event.run_id)
-                && self.selection.admits_type_name(event.event_type)
-                && visit(&event).is_break()
-            {
-                break;
-            }
-        }
-        Ok(())
+        let is_one_run = matches!(&selection.scope, Scope::Runs(runs) if runs.len() == 1);
+        Filter { selection, catalog, is_one_run, first_seqs: HashMap::new() }
     }
 
     fn admits_run(&mut self, run: RunId) -> bool {
@@ -310,11 +610,20 @@ impl<'a> Filter<'a> {
         {
             return false;
         }
-        *self.admitted.entry(run).or_insert_with(|| {
+        let (selection, catalog) = (self.selection, self.catalog);
+        let first_seq = self.first_seqs.entry(run).or_insert_with(|| {
             // A run that is not there was deleted.
-            let catalog = read(self.catalog);
-            catalog.labels(run).is_some_and(|labels| self.selection.admits_run(run, labels))
-        })
+            let catalog = read(catalog);
+            let admitted =
+                catalog.labels(run).is_some_and(|labels| selection.admits_run(run, labels));
+            catalog.kept(run).filter(|_| admitted).map(|kept| kept.first_seq)
+        });
+        first_seq.is_some()
+    }
+
+    /// The first seq that an admitted run keeps.
+    fn first_seq(&self, run: RunId) -> u64 {
+        self.first_seqs.get(&run).copied().flatten().unwrap_or(1)
     }
 }
 
@@ -330,6 +639,7 @@ fn get<T>(store: &dyn Store, key: EventId, look: impl FnOnce(&[u8]) -> T) -> Res
 /// The first keys of values that may hold an id from `from` to `upto`, at most `keys_max` of them.
 fn merge_ascending(
     lists: &[&Postings],
+    moved_through: EventId,
     from: EventId,
     upto: EventId,
     keys_max: usize,
@@ -337,7 +647,10 @@ fn merge_ascending(
     let mut keys: Vec<EventId> = Vec::new();
     for list in lists {
         keys.extend(
-            list.ascending(from).take_while(|key| *key <= upto).take(keys_max.saturating_add(1)),
+            list.ascending(from)
+                .skip_while(|key| *key <= moved_through)
+                .take_while(|key| *key <= upto)
+                .take(keys_max.saturating_add(1)),
         );
     }
     keys.sort_unstable();
@@ -350,10 +663,16 @@ fn merge_ascending(
 }
 
 /// The last keys of values that may hold an id up to `upto`, from the last one back.
-fn merge_descending(lists: &[&Postings], upto: EventId, keys_max: usize) -> Vec<EventId> {
+fn merge_descending(
+    lists: &[&Postings],
+    moved_through: EventId,
+    upto: EventId,
+    keys_max: usize,
+) -> Vec<EventId> {
     let mut keys: Vec<EventId> = Vec::new();
     for list in lists {
-        keys.extend(list.descending(upto).take(keys_max));
+        let in_log = list.descending(upto).take_while(|key| *key > moved_through);
+        keys.extend(in_log.take(keys_max));
     }
     keys.sort_unstable_by(|one, other| other.cmp(one));
     keys.dedup();

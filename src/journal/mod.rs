@@ -20,8 +20,12 @@
 //! writer only ever adds at the right-hand edge of one table, and where a run's events are is
 //! kept in memory.
 
+mod block;
+mod bytes;
 pub mod catalog;
 pub mod codec;
+pub mod cold;
+mod cold_history;
 pub mod commit;
 pub mod history;
 pub mod memory;
@@ -31,6 +35,7 @@ pub mod once;
 pub mod postings;
 pub mod redb;
 pub mod store;
+pub mod windows;
 
 use std::sync::Arc;
 

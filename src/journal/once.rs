@@ -15,7 +15,7 @@ use crate::event::{EventId, RunId, Timestamp};
 use crate::limits::{IDEMPOTENCY_SECONDS, PRODUCERS_PER_RUN_MAX};
 
 /// Every key and every producer.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub struct OnceStates {
     keys_max: usize,
     creations: HashMap<Arc<str>, KeyState>,
@@ -24,8 +24,6 @@ pub struct OnceStates {
     order: VecDeque<Arrival>,
     /// Keys that are there.
     keys: usize,
-    /// Counts what was heard of producers.
-    turn: u64,
 }
 
 /// What was appended with an idempotency key.
@@ -50,6 +48,8 @@ pub struct ProducerState {
     pub epoch: u64,
     /// The last `Producer-Seq` taken.
     pub last_seq: u64,
+    /// The first event of the request that it came with.
+    pub heard: EventId,
 }
 
 #[derive(Debug, Default, PartialEq)]
@@ -57,17 +57,10 @@ struct RunStates {
     /// The key that it was created with.
     created_with: Option<Arc<str>>,
     keys: HashMap<Arc<str>, KeyState>,
-    producers: HashMap<Box<str>, Heard>,
+    producers: HashMap<Box<str>, ProducerState>,
 }
 
-/// Where a producer stands, and when that was heard.
-#[derive(Debug, PartialEq)]
-struct Heard {
-    state: ProducerState,
-    turn: u64,
-}
-
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 struct Arrival {
     scope: KeyScope,
     run: RunId,
@@ -87,6 +80,17 @@ fn is_expired(time: Timestamp, now: Timestamp) -> bool {
     time.0.saturating_add(IDEMPOTENCY_SECONDS * 1_000) <= now.0
 }
 
+/// Of the same keys and producers; those that went with their runs may still stand in the order
+/// of arrival.
+impl PartialEq for OnceStates {
+    fn eq(&self, other: &OnceStates) -> bool {
+        self.keys_max == other.keys_max
+            && self.keys == other.keys
+            && self.creations == other.creations
+            && self.runs == other.runs
+    }
+}
+
 impl OnceStates {
     /// Nothing yet, and never more than `keys_max` keys.
     pub fn new(keys_max: usize) -> OnceStates {
@@ -96,7 +100,6 @@ impl OnceStates {
             runs: HashMap::new(),
             order: VecDeque::new(),
             keys: 0,
-            turn: 0,
         }
     }
 
@@ -116,7 +119,7 @@ impl OnceStates {
 
     /// Where a producer of the run stands.
     pub fn producer(&self, run: RunId, id: &str) -> Option<ProducerState> {
-        self.runs.get(&run)?.producers.get(id).map(|heard| heard.state)
+        self.runs.get(&run)?.producers.get(id).copied()
     }
 
     /// Takes in a key that was committed.
@@ -146,20 +149,18 @@ impl OnceStates {
     /// silent for longest: were it refused instead, a run that many short-lived programs append
     /// to would be closed to them for ever.
     pub fn apply_producer(&mut self, run: RunId, id: &str, state: ProducerState) {
-        self.turn += 1;
-        let heard = Heard { state, turn: self.turn };
         let producers = &mut self.runs.entry(run).or_default().producers;
         if let Some(known) = producers.get_mut(id) {
-            *known = heard;
+            *known = state;
             return;
         }
         if producers.len() >= PRODUCERS_PER_RUN_MAX {
-            let silent = producers.iter().min_by_key(|(_, heard)| heard.turn);
+            let silent = producers.iter().min_by_key(|(_, state)| state.heard);
             if let Some(silent) = silent.map(|(id, _)| id.clone()) {
                 producers.remove(&silent);
             }
         }
-        producers.insert(id.into(), heard);
+        producers.insert(id.into(), state);
     }
 
     /// Takes in the deletion of a run.
@@ -262,7 +263,7 @@ mod tests {
         let mut once = OnceStates::new(10);
         once.apply_key(KeyScope::Creation, "c", state(1, 1, 1));
         once.apply_key(KeyScope::Run, "k", state(1, 2, 1));
-        once.apply_producer(RunId(1), "p", ProducerState { epoch: 0, last_seq: 0 });
+        once.apply_producer(RunId(1), "p", ProducerState { epoch: 0, last_seq: 0, heard: EventId(2) });
         once.apply_key(KeyScope::Run, "k", state(2, 3, 1));
         once.apply_deletion(RunId(1));
         assert_eq!(once.key(KeyScope::Creation, RunId(0), "c", Timestamp(1)), None);

@@ -5,7 +5,7 @@
 //! 32; a mark says where a block begins. A plain `Vec<u64>` would take eight bytes for
 //! each append that was committed alone, and that for its run, its project and its session.
 
-use super::codec::{Bytes, put_varint};
+use super::bytes::{Bytes, put_varint};
 use crate::event::EventId;
 
 /// Keys from one mark to the next: 16 bytes a mark, so half a byte a key; finding a key decodes at
@@ -38,6 +38,23 @@ impl Postings {
         self.last = key.0;
         self.count += 1;
         true
+    }
+
+    /// Forgets keys up to this one: all of them, or else whole blocks, so that some may stay.
+    pub fn forget(&mut self, through: EventId) {
+        if self.last <= through.0 {
+            *self = Postings::default();
+            return;
+        }
+        let blocks = self.block_of(through.next());
+        if blocks == 0 {
+            return;
+        }
+        let bytes = self.marks[blocks].1;
+        self.marks.drain(..blocks);
+        self.marks.iter_mut().for_each(|(_, at)| *at -= bytes);
+        self.ways.drain(..bytes);
+        self.count -= blocks * BLOCK_KEYS;
     }
 
     /// How many keys.
@@ -122,6 +139,14 @@ mod tests {
             let expected: Vec<u64> =
                 keys.iter().rev().copied().filter(|key| *key <= at).collect();
             prop_assert_eq!(descending, expected);
+            postings.forget(EventId(at));
+            let left: Vec<u64> = postings.ascending(EventId(at + 1)).map(|key| key.0).collect();
+            let expected: Vec<u64> = keys.iter().copied().filter(|key| *key > at).collect();
+            prop_assert_eq!(&left[left.len() - expected.len()..], &expected[..]);
+            prop_assert!(left.len() <= expected.len() + 1);
+            key = keys.last().map_or(1, |last| last + 1);
+            postings.push(EventId(key));
+            prop_assert_eq!(postings.descending(EventId(key)).next(), Some(EventId(key)));
         }
     }
 

@@ -1,8 +1,11 @@
-//! The journal on disk: one redb file, `log.redb`, in the journal's directory.
-//!
-//! One table of values, whose keys only go up, so that a commit writes at the right-hand edge of
-//! one tree; and one of words about the file itself (its format). This is the only file that knows
+//! The journal on disk: two redb files in the journal's directory. This is the only file that knows
 //! redb.
+//!
+//! `log.redb` has one table of values, whose keys only go up, so that a commit writes at the
+//! right-hand edge of one tree; and one of words about the journal itself (its format). It stays
+//! small, and so the walk over all of it that redb makes after a crash is short. `store.redb` has the
+//! tables of the cold part; it may be large, and what would spare it that walk (*quick repair*)
+//! is written with each of its commits, which nobody waits for.
 //!
 //! After a failed write redb refuses everything until it is opened again, and rightly so. A full
 //! disk should not be the end, though: so the room is looked at before a transaction begins, and a
@@ -15,25 +18,48 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use redb::{Builder, Database, Durability, ReadableDatabase, TableDefinition};
+use redb::{Builder, Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
 
-use super::codec::FORMAT_VERSION;
-use super::store::{OpenError, Store, StoreError, ValueVisitor};
+use super::store::{
+    Change, JOURNAL_FORMAT, OpenError, RowVisitor, Store, StoreError, Table, ValueVisitor,
+};
 use crate::event::EventId;
-use crate::limits::{DISK_RESERVE_BYTES, JOURNAL_CACHE_BYTES};
+use crate::limits::{COLD_CACHE_BYTES, DISK_RESERVE_BYTES, LOG_CACHE_BYTES, REMOVAL_BYTES};
 
-/// The file in the journal's directory.
+/// The file of the log, in the journal's directory.
 pub const LOG_FILE: &str = "log.redb";
+/// The file of the cold part.
+pub const COLD_FILE: &str = "store.redb";
 
 const VALUES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("values");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const META_FORMAT: &str = "format";
+/// The last key that was removed, since it was moved.
+const META_REMOVED: &str = "removed_through";
 
-/// Keeps values in `log.redb`.
+type Rows = TableDefinition<'static, &'static [u8], &'static [u8]>;
+
+/// The table of rows in `store.redb`.
+fn rows_of(table: Table) -> Rows {
+    TableDefinition::new(match table {
+        Table::State => "state",
+        Table::Windows => "windows",
+        Table::Blocks => "blocks",
+        Table::Order => "order",
+        Table::Runs => "runs",
+        Table::Heads => "heads",
+        Table::Keys => "keys",
+        Table::Producers => "producers",
+    })
+}
+
+/// Keeps the journal in a directory.
 #[derive(Debug)]
 pub struct RedbStore {
-    database: Database,
+    log: Database,
+    cold: Database,
     path: PathBuf,
+    cold_path: PathBuf,
     /// What the first failed write said.
     failure: OnceLock<String>,
     /// Room that must be left on the disk after a batch.
@@ -48,21 +74,33 @@ impl RedbStore {
     pub fn open(directory: &Path) -> Result<RedbStore, OpenError> {
         make_directory(directory)
             .map_err(|error| OpenError::Io { path: directory.into(), error })?;
-        let path = directory.join(LOG_FILE);
+        let (path, cold_path) = (directory.join(LOG_FILE), directory.join(COLD_FILE));
+        if cold_path.exists() && !path.exists() {
+            let reason = format!("it is missing, and {} is there", cold_path.display());
+            return Err(OpenError::Corrupt { path, reason });
+        }
         let fail = |error: redb::Error| open_error(&path, error);
-        let database = Builder::new()
-            .set_cache_size(JOURNAL_CACHE_BYTES)
+        let log = Builder::new()
+            .set_cache_size(LOG_CACHE_BYTES)
             .create(&path)
             .map_err(|error| fail(error.into()))?;
-        check_format(&database)
+        check_format(&log)
             .map_err(fail)?
             .map_or(Ok(()), |found| Err(OpenError::Newer { path: path.clone(), found }))?;
-        // The file's name must be on disk as well before anything in it counts as kept.
+        let fail = |error: redb::Error| open_error(&cold_path, error);
+        let cold = Builder::new()
+            .set_cache_size(COLD_CACHE_BYTES)
+            .create(&cold_path)
+            .map_err(|error| fail(error.into()))?;
+        make_tables(&cold).map_err(fail)?;
+        // The files' names must be on disk as well before anything in them counts as kept.
         sync_directory(directory)
             .map_err(|error| OpenError::Io { path: directory.into(), error })?;
         Ok(RedbStore {
-            database,
+            log,
+            cold,
             path,
+            cold_path,
             failure: OnceLock::new(),
             reserve_bytes: DISK_RESERVE_BYTES,
         })
@@ -82,8 +120,17 @@ impl RedbStore {
         free >= batch_bytes.saturating_mul(4).saturating_add(self.reserve_bytes)
     }
 
+    fn check_failure(&self) -> Result<(), StoreError> {
+        self.failure.get().map_or(Ok(()), |failure| Err(StoreError::Failed(failure.clone())))
+    }
+
+    fn fail(&self, path: &Path, error: &redb::Error) -> StoreError {
+        let failure = format!("{}: {error}", path.display());
+        StoreError::Failed(self.failure.get_or_init(|| failure).clone())
+    }
+
     fn write(&self, values: &[(EventId, Vec<u8>)], sync: bool) -> Result<(), redb::Error> {
-        let mut transaction = self.database.begin_write()?;
+        let mut transaction = self.log.begin_write()?;
         if !sync {
             transaction.set_durability(Durability::None)?;
         }
@@ -91,6 +138,42 @@ impl RedbStore {
             let mut table = transaction.open_table(VALUES)?;
             for (key, value) in values {
                 table.insert(key.0, value.as_slice())?;
+            }
+        }
+        transaction.commit()?;
+        Ok(())
+    }
+
+    fn remove(&self, upto: EventId, max: usize) -> Result<usize, redb::Error> {
+        let mut transaction = self.log.begin_write()?;
+        transaction.set_durability(Durability::None)?;
+        let count = {
+            let mut table = transaction.open_table(VALUES)?;
+            let keys = table.range(..=upto.0)?.take(max);
+            let keys: Vec<u64> =
+                keys.map(|entry| Ok(entry?.0.value())).collect::<Result<_, redb::Error>>()?;
+            for key in &keys {
+                table.remove(key)?;
+            }
+            if let Some(last) = keys.last() {
+                transaction.open_table(META)?.insert(META_REMOVED, last)?;
+            }
+            keys.len()
+        };
+        transaction.commit()?;
+        Ok(count)
+    }
+
+    fn change(&self, changes: &[Change]) -> Result<(), redb::Error> {
+        let mut transaction = self.cold.begin_write()?;
+        transaction.set_quick_repair(true);
+        for changes in changes.chunk_by(|one, other| one.table == other.table) {
+            let mut table = transaction.open_table(rows_of(changes[0].table))?;
+            for Change { key, row, .. } in changes {
+                match row {
+                    Some(row) => drop(table.insert(key.as_slice(), row.as_slice())?),
+                    None => drop(table.remove(key.as_slice())?),
+                }
             }
         }
         transaction.commit()?;
@@ -105,7 +188,7 @@ impl RedbStore {
         backwards: bool,
         visit: ValueVisitor<'_>,
     ) -> Result<(), redb::Error> {
-        let table = self.database.begin_read()?.open_table(VALUES)?;
+        let table = self.log.begin_read()?.open_table(VALUES)?;
         let mut values = range(&table)?;
         while let Some(entry) = if backwards { values.next_back() } else { values.next() } {
             let (key, value) = entry?;
@@ -119,22 +202,17 @@ impl RedbStore {
 
 impl Store for RedbStore {
     fn append(&self, values: &[(EventId, Vec<u8>)], sync: bool) -> Result<(), StoreError> {
-        if let Some(failure) = self.failure.get() {
-            return Err(StoreError::Failed(failure.clone()));
-        }
+        self.check_failure()?;
         let bytes = values.iter().map(|(_, value)| value.len() as u64).sum();
         if !values.is_empty() && !self.has_room(bytes) {
             return Err(StoreError::DiskFull);
         }
-        self.write(values, sync).map_err(|error| {
-            let failure = format!("{}: {error}", self.path.display());
-            StoreError::Failed(self.failure.get_or_init(|| failure).clone())
-        })
+        self.write(values, sync).map_err(|error| self.fail(&self.path, &error))
     }
 
     fn get(&self, key: EventId, visit: &mut dyn FnMut(&[u8])) -> Result<bool, StoreError> {
         let read = || -> Result<_, redb::Error> {
-            Ok(self.database.begin_read()?.open_table(VALUES)?.get_owned(key.0)?)
+            Ok(self.log.begin_read()?.open_table(VALUES)?.get_owned(key.0)?)
         };
         let value = read().map_err(unreadable)?;
         Ok(value.map(|value| visit(value.value())).is_some())
@@ -157,11 +235,71 @@ impl Store for RedbStore {
     }
 
     fn disk_bytes(&self) -> Result<u64, StoreError> {
-        // Blocks, not length: redb makes the file longer than what it has written.
-        let metadata =
-            fs::metadata(&self.path).map_err(|error| StoreError::Unreadable(error.to_string()))?;
-        Ok(metadata.blocks() * 512)
+        // Blocks, not length: redb makes a file longer than what it has written.
+        let bytes = |path| fs::metadata(path).map(|metadata| metadata.blocks() * 512);
+        let sum = || -> io::Result<u64> { Ok(bytes(&self.path)? + bytes(&self.cold_path)?) };
+        sum().map_err(|error| StoreError::Unreadable(error.to_string()))
     }
+
+    fn remove_values(&self, upto: EventId, max: usize) -> Result<usize, StoreError> {
+        self.check_failure()?;
+        self.remove(upto, max).map_err(|error| self.fail(&self.path, &error))
+    }
+
+    fn removed_through(&self) -> Result<EventId, StoreError> {
+        let read = || -> Result<_, redb::Error> {
+            let removed = self.log.begin_read()?.open_table(META)?.get(META_REMOVED)?;
+            Ok(EventId(removed.map_or(0, |removed| removed.value())))
+        };
+        read().map_err(unreadable)
+    }
+
+    fn change_rows(&self, changes: &[Change]) -> Result<(), StoreError> {
+        self.check_failure()?;
+        let bytes = |change: &Change| change.row.as_ref().map_or(0, Vec::len);
+        // Removing makes room, so it may have what is left.
+        let adds = changes.iter().map(bytes).sum::<usize>() as u64;
+        if adds > REMOVAL_BYTES && !self.has_room(adds) {
+            return Err(StoreError::DiskFull);
+        }
+        self.change(changes).map_err(|error| self.fail(&self.cold_path, &error))
+    }
+
+    fn rows(&self, table: Table, from: &[u8], visit: RowVisitor<'_>) -> Result<(), StoreError> {
+        let read = || -> Result<_, redb::Error> {
+            for entry in self.cold.begin_read()?.open_table(rows_of(table))?.range(from..)? {
+                let (key, row) = entry?;
+                if visit(key.value(), row.value()).is_break() {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        call(read).map_err(unreadable)
+    }
+
+    fn rows_back(
+        &self,
+        table: Table,
+        from: &[u8],
+        visit: RowVisitor<'_>,
+    ) -> Result<(), StoreError> {
+        let read = || -> Result<_, redb::Error> {
+            let table = self.cold.begin_read()?.open_table(rows_of(table))?;
+            for entry in table.range(..=from)?.rev() {
+                let (key, row) = entry?;
+                if visit(key.value(), row.value()).is_break() {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        call(read).map_err(unreadable)
+    }
+}
+
+fn call<T>(once: impl FnOnce() -> T) -> T {
+    once()
 }
 
 #[allow(clippy::needless_pass_by_value)] // as `map_err` wants it
@@ -200,16 +338,33 @@ fn check_format(database: &Database) -> Result<Option<u64>, redb::Error> {
             let format = meta.get(META_FORMAT)?;
             let missing = || redb::Error::Corrupted("it does not say its format".into());
             let found = format.ok_or_else(missing)?.value();
-            return Ok((found > u64::from(FORMAT_VERSION)).then_some(found));
+            if found >= JOURNAL_FORMAT {
+                return Ok((found > JOURNAL_FORMAT).then_some(found));
+            }
         }
         Err(redb::TableError::TableDoesNotExist(_)) => {}
         Err(error) => return Err(error.into()),
     }
     let transaction = database.begin_write()?;
-    transaction.open_table(META)?.insert(META_FORMAT, u64::from(FORMAT_VERSION))?;
+    transaction.open_table(META)?.insert(META_FORMAT, JOURNAL_FORMAT)?;
     transaction.open_table(VALUES)?;
     transaction.commit()?;
     Ok(None)
+}
+
+/// Makes the tables of the cold part when the file is new.
+fn make_tables(database: &Database) -> Result<(), redb::Error> {
+    match database.begin_read()?.open_table(rows_of(Table::State)) {
+        Ok(_) => return Ok(()),
+        Err(redb::TableError::TableDoesNotExist(_)) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let transaction = database.begin_write()?;
+    for table in Table::ALL {
+        transaction.open_table(rows_of(table))?;
+    }
+    transaction.commit()?;
+    Ok(())
 }
 
 fn make_directory(directory: &Path) -> io::Result<()> {
@@ -303,7 +458,7 @@ mod tests {
     fn a_newer_journal_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let store = RedbStore::open(directory.path()).unwrap();
-        let transaction = store.database.begin_write().unwrap();
+        let transaction = store.log.begin_write().unwrap();
         transaction.open_table(META).unwrap().insert(META_FORMAT, 7).unwrap();
         transaction.commit().unwrap();
         drop(store);

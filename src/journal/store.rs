@@ -1,14 +1,20 @@
-//! Where journal values are kept: the narrow trait between the journal and its storage.
+//! Where the journal keeps what it stores: the narrow trait between it and its storage.
 //!
-//! A value is bytes under the id that it begins at. Values are only ever added, with ever higher
-//! keys, and never changed: so a reader needs no snapshot, and a store no index.
+//! Two parts. The *log* takes what is committed: values, bytes under the id that they begin at,
+//! added under ever higher keys, never changed, and removed from the lowest on once they have been
+//! moved. The *cold* part takes what is moved: tables of rows, bytes under bytes, changed by whole
+//! transactions. A reader needs no snapshot of either: see [`super::cold`].
 
 use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use super::codec::{DecodeError, FORMAT_VERSION};
+use super::codec::DecodeError;
 use crate::event::EventId;
+
+/// The format of a journal as a whole that this program writes: 2 since there is a cold part. It
+/// reads this one and every earlier one.
+pub const JOURNAL_FORMAT: u64 = 2;
 
 /// Why a store did not do what was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +37,20 @@ pub enum StoreError {
         /// What is wrong with it.
         error: DecodeError,
     },
+    /// A row of the cold part is not what was written.
+    #[error("the row {} of {table:?}: {error}", hex(.key))]
+    CorruptRow {
+        /// In which table.
+        table: Table,
+        /// Its key.
+        key: Vec<u8>,
+        /// What is wrong with it.
+        error: DecodeError,
+    },
+}
+
+fn hex(key: &[u8]) -> String {
+    key.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Why a journal could not be opened, and what to do about it.
@@ -56,7 +76,7 @@ pub enum OpenError {
     },
     /// A later version of the program wrote it.
     #[error(
-        "the journal {path} is of format {found}, newer than format {FORMAT_VERSION} which this version of tidewheel knows. Start it with the version of tidewheel that wrote it, or a later one"
+        "the journal {path} is of format {found}, newer than format {JOURNAL_FORMAT} which this version of tidewheel knows. Start it with the version of tidewheel that wrote it, or a later one"
     )]
     Newer {
         /// Which file.
@@ -87,10 +107,11 @@ impl OpenError {
     pub fn from_store(path: PathBuf, error: StoreError) -> OpenError {
         match error {
             StoreError::DiskFull => OpenError::DiskFull { path },
-            StoreError::Corrupt { error: DecodeError::Newer(found), .. } => {
+            StoreError::Corrupt { error: DecodeError::Newer(found), .. }
+            | StoreError::CorruptRow { error: DecodeError::Newer(found), .. } => {
                 OpenError::Newer { path, found: u64::from(found) }
             }
-            StoreError::Corrupt { .. } => OpenError::Corrupt { path, reason: error.to_string() },
+            StoreError::Corrupt { .. } | StoreError::CorruptRow { .. } => OpenError::Corrupt { path, reason: error.to_string() },
             StoreError::Failed(reason) | StoreError::Unreadable(reason) => {
                 OpenError::Io { path, error: io::Error::other(reason) }
             }
@@ -101,7 +122,57 @@ impl OpenError {
 /// What sees a stored value: its key and its bytes.
 pub type ValueVisitor<'a> = &'a mut dyn FnMut(EventId, &[u8]) -> ControlFlow<()>;
 
-/// Keeps journal values. Written by one thread, read by several.
+/// What sees a row: its key and its bytes.
+pub type RowVisitor<'a> = &'a mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>;
+
+/// The tables of the cold part; [`super::cold`] says what is in them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Table {
+    /// How far the journal was moved.
+    State,
+    /// The windows that there are.
+    Windows,
+    /// Their events, run by run.
+    Blocks,
+    /// Whose the ids in them are.
+    Order,
+    /// What each run is.
+    Runs,
+    /// Where each run stood when it was last moved.
+    Heads,
+    /// Idempotency keys.
+    Keys,
+    /// Where producers stand.
+    Producers,
+}
+
+impl Table {
+    /// All of them.
+    pub const ALL: [Table; 8] = [
+        Table::State,
+        Table::Windows,
+        Table::Blocks,
+        Table::Order,
+        Table::Runs,
+        Table::Heads,
+        Table::Keys,
+        Table::Producers,
+    ];
+}
+
+/// A row that is put in the place of what was there, or removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Of which table.
+    pub table: Table,
+    /// Its key.
+    pub key: Vec<u8>,
+    /// Its bytes; `None` removes it.
+    pub row: Option<Vec<u8>>,
+}
+
+/// Keeps the journal. The log is written by one thread and the cold part by one, which may be
+/// another; both are read by several.
 pub trait Store: Send + Sync {
     /// Adds values: all of them or none. With `sync` they, and all that were added before them,
     /// are on disk when this returns. The keys are ascending and above every key in the store.
@@ -135,4 +206,37 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// [`StoreError::Unreadable`] when the storage fails.
     fn disk_bytes(&self) -> Result<u64, StoreError>;
+
+    /// Removes values of the log, from the lowest on: those up to this key, and at most so many.
+    /// How many it were. Not synced: a crash may bring them back.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`].
+    fn remove_values(&self, upto: EventId, max: usize) -> Result<usize, StoreError>;
+
+    /// The last key that was ever removed: the cold part must have what was up to there.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreadable`] when the storage fails.
+    fn removed_through(&self) -> Result<EventId, StoreError>;
+
+    /// Changes rows of the cold part: all of them or none, and synced when this returns.
+    ///
+    /// # Errors
+    /// [`StoreError::DiskFull`] when nothing was written for want of room, otherwise
+    /// [`StoreError::Failed`].
+    fn change_rows(&self, changes: &[Change]) -> Result<(), StoreError>;
+
+    /// Shows rows in the order of their keys, from this key on, until told to stop.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreadable`] when the storage fails.
+    fn rows(&self, table: Table, from: &[u8], visit: RowVisitor<'_>) -> Result<(), StoreError>;
+
+    /// Shows rows against the order of their keys, from this key back, until told to stop.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreadable`] when the storage fails.
+    fn rows_back(&self, table: Table, from: &[u8], visit: RowVisitor<'_>)
+    -> Result<(), StoreError>;
 }

@@ -1,0 +1,340 @@
+//! The thread that looks after what the journal writer has written.
+//!
+//! ```text
+//! the log is large, or old ─▶ make a window ─▶ wait for reads ─▶ remove its part of the log
+//! too much, or too old     ─▶ drop a window ─▶ wait for reads ─▶ remove its rows
+//! runs deleted, or too long ─▶ sweep a window ─▶ wait for reads ─▶ pack what is left anew
+//! ```
+//!
+//! It works in slices and at a low priority, so that neither a commit nor a worker waits for it
+//! long. What it does is in [`journal::windows`](crate::journal::windows); here is when.
+//!
+//! Invariant: nothing is removed while a read is under way that may look for it.
+
+use std::io;
+use std::sync::{
+    Arc, Condvar, Mutex, MutexGuard, OnceLock, RwLock, RwLockReadGuard,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::clock::Clock;
+use crate::event::{EventId, Timestamp};
+use crate::journal::catalog::{self, Catalog};
+use crate::journal::store::{Store, StoreError};
+use crate::journal::windows::{self, NextWindow, Removal};
+use crate::limits::{
+    KEEPER_NICENESS, KEEPER_PAUSE, KEEPER_RETRY, REMOVE_VALUES, SWEEP_PAUSE, WINDOW_AGE_MAX,
+    WINDOW_AGE_MIN, WINDOW_BYTES,
+};
+
+/// How much is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// Events that are older than this go; zero keeps them.
+    pub max_age: Duration,
+    /// The oldest go when there are more bytes of them than this; zero keeps them.
+    pub max_bytes: u64,
+    /// A run keeps so many of its events; zero keeps all.
+    pub max_events_per_run: u64,
+}
+
+impl Retention {
+    /// When the log becomes a window: a tenth of what is kept at most, since whole windows go.
+    fn window_bytes(&self) -> u64 {
+        match self.max_bytes {
+            0 => WINDOW_BYTES as u64,
+            max => (max / 10).clamp(1, WINDOW_BYTES as u64),
+        }
+    }
+
+    /// The same for the age of its first event.
+    fn window_age(&self) -> Option<Duration> {
+        (!self.max_age.is_zero())
+            .then(|| (self.max_age / 10).clamp(WINDOW_AGE_MIN, WINDOW_AGE_MAX))
+    }
+}
+
+/// The reads of the store that are under way.
+#[derive(Debug, Default)]
+pub struct Reads(RwLock<()>);
+
+impl Reads {
+    /// A read is under way for as long as this is held: for milliseconds.
+    pub fn begin(&self) -> RwLockReadGuard<'_, ()> {
+        self.0.read().expect("no one panics while holding the lock")
+    }
+
+    /// Returns when all reads that have begun are over.
+    pub fn wait(&self) {
+        drop(self.0.write().expect("no one panics while holding the lock"));
+    }
+}
+
+/// What the keeper looks after.
+pub struct Kept {
+    /// Where the journal is.
+    pub store: Arc<dyn Store>,
+    /// What is known of it.
+    pub catalog: Arc<RwLock<Catalog>>,
+    /// Who reads it.
+    pub reads: Arc<Reads>,
+    /// The wall clock.
+    pub clock: Arc<Clock>,
+    /// Where the first failure is said: from then on nothing is written.
+    pub failure: Arc<OnceLock<String>>,
+    /// Idempotency keys that are kept, at most.
+    pub keys_max: usize,
+    /// How much is kept.
+    pub retention: Retention,
+}
+
+/// The keeper. Dropping it ends its thread, after the slice that it is at.
+pub struct JournalKeeper {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Tells the keeper what was written.
+#[derive(Clone)]
+pub struct KeeperHandle {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// Bytes of the log that were not moved.
+    log_bytes: AtomicU64,
+    window_bytes: u64,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// When the first event of the log was taken that was not moved.
+    log_since: Option<Timestamp>,
+    /// Runs were deleted since this was last looked at.
+    deleted: bool,
+    closed: bool,
+}
+
+impl KeeperHandle {
+    /// A commit has added values of so many bytes.
+    pub fn written(&self, bytes: u64, deletes: bool, now: Timestamp) {
+        let before = self.shared.log_bytes.fetch_add(bytes, Relaxed);
+        let is_due = before < self.shared.window_bytes && before + bytes >= self.shared.window_bytes;
+        if before > 0 && !deletes && !is_due {
+            return;
+        }
+        let mut state = self.shared.state();
+        state.log_since.get_or_insert(now);
+        let wakes = is_due || (deletes && !state.deleted);
+        state.deleted |= deletes;
+        drop(state);
+        if wakes {
+            self.shared.changed.notify_one();
+        }
+    }
+}
+
+impl JournalKeeper {
+    /// Starts its thread; the log has so many bytes now.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub fn start(kept: Kept, log_bytes: u64) -> io::Result<JournalKeeper> {
+        let state = State {
+            // How old it is is not known: it is moved soon, if age matters.
+            log_since: (log_bytes > 0).then_some(Timestamp(0)),
+            ..State::default()
+        };
+        let shared = Arc::new(Shared {
+            log_bytes: AtomicU64::new(log_bytes),
+            window_bytes: kept.retention.window_bytes(),
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        });
+        let keeper = Keeper { kept, shared: Arc::clone(&shared), sweep: Vec::new() };
+        let thread = std::thread::Builder::new()
+            .name("journal-keeper".into())
+            .spawn(move || keeper.work())?;
+        Ok(JournalKeeper { shared, thread: Some(thread) })
+    }
+
+    /// Who tells it what was written.
+    pub fn handle(&self) -> KeeperHandle {
+        KeeperHandle { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl Drop for JournalKeeper {
+    fn drop(&mut self) {
+        self.shared.state().closed = true;
+        self.shared.changed.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // If it has panicked it has told so on standard error.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no one panics while holding the lock")
+    }
+
+    fn is_closed(&self) -> bool {
+        self.state().closed
+    }
+
+    /// Waits until something was written that matters, or so long.
+    fn wait(&self, wait: Option<Duration>) {
+        let state = self.state();
+        let is_idle = |state: &mut State| {
+            !state.closed && !state.deleted && self.log_bytes.load(Relaxed) < self.window_bytes
+        };
+        match wait {
+            None => drop(self.changed.wait_while(state, is_idle)),
+            Some(wait) => drop(self.changed.wait_timeout_while(state, wait, is_idle)),
+        }
+    }
+
+    /// Waits so long, unless it is closed.
+    fn pause(&self, pause: Duration) {
+        let until = |state: &mut State| !state.closed;
+        drop(self.changed.wait_timeout_while(self.state(), pause, until));
+    }
+}
+
+/// What the thread owns.
+struct Keeper {
+    kept: Kept,
+    shared: Arc<Shared>,
+    /// Windows that are still to be swept, the last first.
+    sweep: Vec<EventId>,
+}
+
+impl Keeper {
+    fn work(mut self) {
+        // Where the system refuses that it competes with the others, which is slower for them.
+        let thread = Some(rustix::thread::gettid());
+        let _ = rustix::process::setpriority_process(thread, KEEPER_NICENESS);
+        while !self.shared.is_closed() {
+            match self.turn() {
+                Ok(wait) => self.shared.wait(wait),
+                Err(StoreError::DiskFull) => {
+                    log::warn!("the disk is full: the journal's log is not moved");
+                    self.shared.pause(KEEPER_RETRY);
+                }
+                Err(error) => {
+                    log::error!("the journal has failed, and takes no more writes: {error}");
+                    let _ = self.kept.failure.set(error.to_string());
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Does what is due; how long there is nothing more.
+    fn turn(&mut self) -> Result<Option<Duration>, StoreError> {
+        while self.window_is_due() && !self.shared.is_closed() {
+            self.move_window()?;
+            if self.kept.retention.max_events_per_run > 0 {
+                self.plan_sweep();
+            }
+        }
+        while self.oldest_must_go() && !self.shared.is_closed() {
+            self.drop_oldest()?;
+        }
+        if std::mem::take(&mut self.shared.state().deleted) {
+            self.plan_sweep();
+        }
+        if let Some(first_id) = self.sweep.pop() {
+            self.sweep_window(first_id)?;
+            return Ok(Some(SWEEP_PAUSE));
+        }
+        Ok(self.kept.retention.window_age().map(|age| age / 2))
+    }
+
+    fn catalog(&self) -> RwLockReadGuard<'_, Catalog> {
+        catalog::read(&self.kept.catalog)
+    }
+
+    fn age(&self, time: Timestamp) -> Duration {
+        Duration::from_millis(self.kept.clock.now().0.saturating_sub(time.0))
+    }
+
+    fn window_is_due(&self) -> bool {
+        let bytes = self.shared.log_bytes.load(Relaxed);
+        let since = self.shared.state().log_since;
+        let is_old = |age| since.is_some_and(|since| self.age(since) >= age);
+        bytes >= self.shared.window_bytes
+            || (bytes > 0 && self.kept.retention.window_age().is_some_and(is_old))
+    }
+
+    fn move_window(&self) -> Result<(), StoreError> {
+        let Kept { store, catalog, keys_max, .. } = &self.kept;
+        let started = Instant::now();
+        let moved_through = self.catalog().moved_through();
+        let bytes_max = self.shared.window_bytes as usize;
+        let next = NextWindow::read(&**store, moved_through, bytes_max)?;
+        let Some(next) = next else {
+            // What was counted at the start had been moved already.
+            self.shared.log_bytes.store(0, Relaxed);
+            return Ok(());
+        };
+        let bytes = next.bytes();
+        let last_id = next.make(&**store, catalog, *keys_max)?;
+        log::debug!("moved {bytes} bytes of the log up to {last_id} in {:?}", started.elapsed());
+        self.moved(bytes);
+        self.kept.reads.wait();
+        while store.remove_values(last_id, REMOVE_VALUES)? == REMOVE_VALUES {
+            // The writer has its turn in between.
+            self.shared.pause(KEEPER_PAUSE);
+        }
+        Ok(())
+    }
+
+    fn moved(&self, bytes: u64) {
+        let mut state = self.shared.state();
+        let before = self.shared.log_bytes.fetch_sub(bytes, Relaxed);
+        let last = self.catalog().windows().last().map(|window| window.last_time);
+        state.log_since = last.filter(|_| before > bytes);
+    }
+
+    fn oldest_must_go(&self) -> bool {
+        let Retention { max_age, max_bytes, .. } = self.kept.retention;
+        let catalog = self.catalog();
+        let Some(oldest) = catalog.windows().first() else { return false };
+        let bytes: u64 = catalog.windows().iter().map(|window| window.bytes).sum();
+        let is_too_much = max_bytes > 0 && bytes + self.shared.log_bytes.load(Relaxed) > max_bytes;
+        let is_too_old = !max_age.is_zero() && self.age(oldest.last_time) > max_age;
+        is_too_much || is_too_old
+    }
+
+    fn drop_oldest(&self) -> Result<(), StoreError> {
+        let removal = windows::drop_oldest(&*self.kept.store, &self.kept.catalog)?;
+        removal.map_or(Ok(()), |removal| self.finish(removal))
+    }
+
+    /// Every window is looked at once.
+    fn plan_sweep(&mut self) {
+        let windows = self.catalog().windows().iter().map(|window| window.first_id).collect();
+        self.sweep = windows;
+    }
+
+    fn sweep_window(&self, first_id: EventId) -> Result<(), StoreError> {
+        let window =
+            self.catalog().windows().iter().find(|window| window.first_id == first_id).copied();
+        let Some(window) = window else { return Ok(()) };
+        let removal = windows::sweep(&*self.kept.store, &self.kept.catalog, window)?;
+        removal.map_or(Ok(()), |removal| self.finish(removal))
+    }
+
+    fn finish(&self, removal: Removal) -> Result<(), StoreError> {
+        self.kept.reads.wait();
+        removal.finish(&*self.kept.store, &self.kept.catalog)
+    }
+}
