@@ -25,8 +25,8 @@ use crate::journal::catalog::{self, Catalog};
 use crate::journal::store::{Store, StoreError};
 use crate::journal::windows::{self, NextWindow, Removal};
 use crate::limits::{
-    KEEPER_NICENESS, KEEPER_PAUSE, KEEPER_RETRY, REMOVE_VALUES, SWEEP_PAUSE, WINDOW_AGE_MAX,
-    WINDOW_AGE_MIN, WINDOW_BYTES,
+    KEEPER_NICENESS, KEEPER_PAUSE, KEEPER_RETRY, KEEPER_WAIT_MAX, LOG_WINDOWS_MAX, REMOVE_VALUES,
+    SWEEP_PAUSE, WINDOW_AGE_MAX, WINDOW_AGE_MIN, WINDOW_BYTES,
 };
 
 /// How much is kept.
@@ -51,8 +51,7 @@ impl Retention {
 
     /// The same for the age of its first event.
     fn window_age(&self) -> Option<Duration> {
-        (!self.max_age.is_zero())
-            .then(|| (self.max_age / 10).clamp(WINDOW_AGE_MIN, WINDOW_AGE_MAX))
+        (!self.max_age.is_zero()).then(|| (self.max_age / 10).clamp(WINDOW_AGE_MIN, WINDOW_AGE_MAX))
     }
 }
 
@@ -109,6 +108,8 @@ struct Shared {
     window_bytes: u64,
     state: Mutex<State>,
     changed: Condvar,
+    /// A window was made.
+    moved: Condvar,
 }
 
 #[derive(Default)]
@@ -124,7 +125,8 @@ impl KeeperHandle {
     /// A commit has added values of so many bytes.
     pub fn written(&self, bytes: u64, deletes: bool, now: Timestamp) {
         let before = self.shared.log_bytes.fetch_add(bytes, Relaxed);
-        let is_due = before < self.shared.window_bytes && before + bytes >= self.shared.window_bytes;
+        let is_due =
+            before < self.shared.window_bytes && before + bytes >= self.shared.window_bytes;
         if before > 0 && !deletes && !is_due {
             return;
         }
@@ -135,6 +137,19 @@ impl KeeperHandle {
         drop(state);
         if wakes {
             self.shared.changed.notify_one();
+        }
+    }
+
+    /// Waits while the log is much larger than a window: the writer is faster than its keeper. Not
+    /// long, since a commit waits with it.
+    pub fn wait_if_behind(&self) {
+        let is_behind = |_: &mut State| {
+            self.shared.log_bytes.load(Relaxed) > LOG_WINDOWS_MAX * self.shared.window_bytes
+        };
+        let mut state = self.shared.state();
+        if is_behind(&mut state) {
+            let wait = self.shared.moved.wait_timeout_while(state, KEEPER_WAIT_MAX, is_behind);
+            drop(wait.expect("no one panics while holding the lock"));
         }
     }
 }
@@ -155,6 +170,7 @@ impl JournalKeeper {
             window_bytes: kept.retention.window_bytes(),
             state: Mutex::new(state),
             changed: Condvar::new(),
+            moved: Condvar::new(),
         });
         let keeper = Keeper { kept, shared: Arc::clone(&shared), sweep: Vec::new() };
         let thread = std::thread::Builder::new()
@@ -239,7 +255,7 @@ impl Keeper {
 
     /// Does what is due; how long there is nothing more.
     fn turn(&mut self) -> Result<Option<Duration>, StoreError> {
-        while self.window_is_due() && !self.shared.is_closed() {
+        if self.window_is_due() {
             self.move_window()?;
             if self.kept.retention.max_events_per_run > 0 {
                 self.plan_sweep();
@@ -247,6 +263,9 @@ impl Keeper {
         }
         while self.oldest_must_go() && !self.shared.is_closed() {
             self.drop_oldest()?;
+        }
+        if self.window_is_due() {
+            return Ok(Some(Duration::ZERO));
         }
         if std::mem::take(&mut self.shared.state().deleted) {
             self.plan_sweep();
@@ -278,7 +297,9 @@ impl Keeper {
         let Kept { store, catalog, keys_max, .. } = &self.kept;
         let started = Instant::now();
         let moved_through = self.catalog().moved_through();
-        let bytes_max = self.shared.window_bytes as usize;
+        // Whoever is behind takes more at once.
+        let behind = self.shared.log_bytes.load(Relaxed) / 2;
+        let bytes_max = behind.clamp(self.shared.window_bytes, WINDOW_BYTES as u64) as usize;
         let next = NextWindow::read(&**store, moved_through, bytes_max)?;
         let Some(next) = next else {
             // What was counted at the start had been moved already.
@@ -294,7 +315,9 @@ impl Keeper {
             // The writer has its turn in between.
             self.shared.pause(KEEPER_PAUSE);
         }
-        Ok(())
+        // What was removed without a sync is used again after the next one, and the writer may have
+        // been told to make none.
+        store.append(&[], true)
     }
 
     fn moved(&self, bytes: u64) {
@@ -302,6 +325,8 @@ impl Keeper {
         let before = self.shared.log_bytes.fetch_sub(bytes, Relaxed);
         let last = self.catalog().windows().last().map(|window| window.last_time);
         state.log_since = last.filter(|_| before > bytes);
+        drop(state);
+        self.shared.moved.notify_all();
     }
 
     fn oldest_must_go(&self) -> bool {
@@ -336,5 +361,194 @@ impl Keeper {
     fn finish(&self, removal: Removal) -> Result<(), StoreError> {
         self.kept.reads.wait();
         removal.finish(&*self.kept.store, &self.kept.catalog)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::atomic::AtomicBool;
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::config::Durability;
+    use crate::event::{EventType, Json, Labels, NewEvent, RunId, Scope, Selection};
+    use crate::journal::history::{HistoryRequest, read_forward};
+    use crate::journal::redb::RedbStore;
+    use crate::journal::{IfMatch, Once, Write, WriteResult, Written};
+    use crate::journal_writer::{JournalWriter, OpenJournal};
+
+    const RUNS: u64 = 5;
+    const ROUNDS: u64 = 300;
+
+    fn open(directory: &Path, retention: Retention) -> (JournalWriter, Arc<Reads>) {
+        let journal = OpenJournal::open(directory, 100).unwrap();
+        let reads = Arc::clone(journal.reads());
+        let writer =
+            journal.start(Arc::default(), Durability::None, retention, Vec::new()).unwrap();
+        (writer, reads)
+    }
+
+    fn write(writer: &JournalWriter, write: Write) -> WriteResult {
+        let (sender, receiver) = mpsc::channel();
+        let reply = Box::new(move |answer| drop(sender.send(answer)));
+        assert!(writer.write(write, reply).is_ok());
+        receiver.recv().unwrap()
+    }
+
+    fn append(writer: &JournalWriter, run: u64) -> EventId {
+        let payload = Json::from_trusted(format!("\"{}\"", "x".repeat(198)));
+        let event = NewEvent { event_type: EventType::new("A").unwrap(), payload };
+        let (run, events) = (RunId(run), vec![event; 10]);
+        let appended = Write::Append { run, events, once: Once::No, if_match: IfMatch::Any };
+        match write(writer, appended) {
+            Ok(Written::Appended { batch, .. }) => batch.last_id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn create(writer: &JournalWriter) {
+        let labels = Labels::default();
+        let create = Write::CreateRun { labels, metadata: Json::null(), key: None };
+        assert!(matches!(write(writer, create), Ok(Written::Created(_))));
+    }
+
+    /// Reads a run to its end: how many events it gave, and whether some were said to be gone. None
+    /// is missing that is not said to be.
+    fn read_run(
+        store: &dyn Store,
+        catalog: &RwLock<Catalog>,
+        reads: &Reads,
+        run: u64,
+    ) -> (u64, bool) {
+        let scope = Scope::Runs([RunId(run)].into());
+        let mut request = HistoryRequest {
+            selection: Selection { scope, types: None },
+            after: EventId(0),
+            upto: EventId(u64::MAX),
+            events_max: 37,
+            bytes_max: usize::MAX,
+            values_max: 100,
+        };
+        let (mut count, mut last_seq, mut truncated) = (0, 0, false);
+        loop {
+            let mut seqs = Vec::new();
+            let read = {
+                let _under_way = reads.begin();
+                read_forward(store, catalog, &request, &mut |event| {
+                    seqs.push(event.seq);
+                    1
+                })
+                .unwrap()
+            };
+            for seq in &seqs {
+                assert!(
+                    *seq == last_seq + 1 || read.truncated.is_some(),
+                    "a hole after {last_seq}"
+                );
+                last_seq = *seq;
+            }
+            count += seqs.len() as u64;
+            truncated |= read.truncated.is_some();
+            if read.complete {
+                return (count, truncated);
+            }
+            request.after = read.scanned_to;
+        }
+    }
+
+    /// Under load, with readers that go over everything all the time: the files stay as large as
+    /// they are, and nobody misses an event without being told.
+    #[test]
+    fn a_steady_load_keeps_a_steady_journal() {
+        let directory = tempfile::tempdir().unwrap();
+        let retention = Retention { max_bytes: 400_000, ..Retention::default() };
+        let (writer, reads) = open(directory.path(), retention);
+        (0..RUNS).for_each(|_| create(&writer));
+        let done = AtomicBool::new(false);
+        let mut last = EventId(0);
+        let (early, late) = std::thread::scope(|threads| {
+            for reader in 0..2 {
+                let (writer, reads, done) = (&writer, &reads, &done);
+                threads.spawn(move || {
+                    while !done.load(Relaxed) {
+                        read_run(&**writer.store(), writer.catalog(), reads, 1 + reader);
+                    }
+                });
+            }
+            let mut early = 0;
+            for round in 0..ROUNDS {
+                (1..=RUNS).for_each(|run| last = append(&writer, run));
+                if round == ROUNDS / 4 {
+                    early = writer.store().disk_bytes().unwrap();
+                }
+            }
+            done.store(true, Relaxed);
+            (early, writer.store().disk_bytes().unwrap())
+        });
+        assert!(late <= 2 * early, "{early} {late}");
+        assert_eq!(last, EventId(RUNS + ROUNDS * RUNS * 10));
+        assert!(!writer.has_failed());
+        let (count, truncated) = read_run(&**writer.store(), writer.catalog(), &reads, 1);
+        assert!(truncated && count < ROUNDS * 5, "{count}");
+        drop(writer);
+        // What is left is there after a restart, and not more of it.
+        let (writer, reads) = open(directory.path(), retention);
+        let (again, truncated) = read_run(&**writer.store(), writer.catalog(), &reads, 1);
+        assert!(truncated && again <= count && again > 0, "{again} {count}");
+        let first = catalog::read(writer.catalog()).windows()[0].first_id;
+        assert!(first > EventId(1_000));
+    }
+
+    #[test]
+    fn what_is_too_old_goes_although_nothing_is_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let retention = Retention { max_age: Duration::from_secs(1), ..Retention::default() };
+        let (writer, reads) = open(directory.path(), retention);
+        create(&writer);
+        append(&writer, 1);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let (count, truncated) = read_run(&**writer.store(), writer.catalog(), &reads, 1);
+            if count == 0 {
+                assert!(truncated);
+                break;
+            }
+            assert!(Instant::now() < deadline, "the events are still there");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        // The run goes on.
+        let id = append(&writer, 1);
+        assert_eq!(id, EventId(21));
+        assert_eq!(catalog::read(writer.catalog()).head(RunId(1)).unwrap().event_count, 21);
+    }
+
+    #[test]
+    fn the_space_of_deleted_runs_is_used_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let retention = Retention { max_bytes: 4_000_000, ..Retention::default() };
+        let (writer, _) = open(directory.path(), retention);
+        let mut sizes = Vec::new();
+        for run in 1..=12 {
+            create(&writer);
+            (0..100).for_each(|_| {
+                append(&writer, run);
+            });
+            let delete = Write::DeleteRun { run: RunId(run), if_match: IfMatch::Any };
+            assert_eq!(write(&writer, delete), Ok(Written::Deleted));
+            std::thread::sleep(Duration::from_millis(150));
+            sizes.push(writer.store().disk_bytes().unwrap());
+        }
+        assert!(sizes[11] <= sizes[5] * 2, "{sizes:?}");
+        drop(writer);
+        let store = RedbStore::open(directory.path()).unwrap();
+        let mut blocks = 0;
+        store
+            .rows(crate::journal::store::Table::Blocks, &[], &mut |_, block| {
+                blocks += block.len();
+                std::ops::ControlFlow::Continue(())
+            })
+            .unwrap();
+        assert!(blocks < 400_000, "{blocks} bytes of deleted runs are left");
     }
 }

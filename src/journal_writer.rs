@@ -470,6 +470,7 @@ impl Writer {
             reply(answer);
         }
         self.listeners.iter().for_each(|listener| listener.wake());
+        self.keeper.wait_if_behind();
     }
 
     /// Stores what is staged: so many bytes.
@@ -645,7 +646,9 @@ mod tests {
                 heard.store(batch.last_id.0, Ordering::SeqCst);
             })
         };
-        let writer = journal.start(Arc::default(), Durability::Immediate, Retention::default(), vec![listener]).unwrap();
+        let writer = journal
+            .start(Arc::default(), Durability::Immediate, Retention::default(), vec![listener])
+            .unwrap();
         write(&writer, create()).unwrap();
         for id in 2..100 {
             let Ok(Written::Appended { batch, range }) = write(&writer, append(1)) else {
@@ -775,7 +778,8 @@ mod tests {
             ][rng.random_range(0..3)];
             // The clock stands still, so that the model knows the time.
             let clock = Arc::new(Clock::standing(Timestamp(u64::MAX / 4)));
-            let writer = journal.start(clock, durability, Retention::default(), Vec::new()).unwrap();
+            let writer =
+                journal.start(clock, durability, Retention::default(), Vec::new()).unwrap();
             let mut answers = Vec::new();
             for _ in 0..200 {
                 let write = model.random_write(&mut rng);

@@ -82,6 +82,10 @@ pub const WINDOW_AGE_MAX: Duration = Duration::from_hours(1);
 pub const REMOVE_VALUES: usize = 256;
 /// Between two such transactions.
 pub const KEEPER_PAUSE: Duration = Duration::from_millis(1);
+/// The writer waits for its keeper when the log has so many windows' bytes …
+pub const LOG_WINDOWS_MAX: u64 = 4;
+/// … but no longer than this for each commit.
+pub const KEEPER_WAIT_MAX: Duration = Duration::from_millis(20);
 /// Between two windows that are swept for what is no longer kept.
 pub const SWEEP_PAUSE: Duration = Duration::from_millis(100);
 /// How long the journal's keeper waits for room on a full disk.

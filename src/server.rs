@@ -108,13 +108,9 @@ fn serve(settings: Settings) -> Result<(), ServerError> {
         .collect::<io::Result<Vec<_>>>()
         .map_err(system("cannot make a mailbox"))?;
     let clock = Arc::new(Clock::default());
-    let readers = HistoryReaders::start(
-        journal.store(),
-        journal.catalog(),
-        journal.reads(),
-        HISTORY_READERS,
-    )
-    .map_err(system("cannot start the history readers"))?;
+    let readers =
+        HistoryReaders::start(journal.store(), journal.catalog(), journal.reads(), HISTORY_READERS)
+            .map_err(system("cannot start the history readers"))?;
     let retention = Retention {
         max_age: settings.max_age,
         max_bytes: settings.max_bytes.0,

@@ -23,6 +23,7 @@ const LAYERS: [(&str, &[&str]); 4] = [
             "event_loop",
             "exchange",
             "history_readers",
+            "journal_keeper",
             "journal_writer",
             "lib",
             "mailbox",
@@ -47,8 +48,14 @@ const RESERVED: [(&str, &[&str]); 8] = [
         "rustix::net",
         &["deadlines.rs", "event_loop.rs", "exchange/", "server.rs", "stream_ring.rs", "worker.rs"],
     ),
-    ("std::thread", &["client/", "history_readers.rs", "journal_writer.rs", "server.rs"]),
-    ("Instant::now", &["client/", "journal_writer.rs", "server.rs", "worker.rs"]),
+    (
+        "std::thread",
+        &["client/", "history_readers.rs", "journal_keeper.rs", "journal_writer.rs", "server.rs"],
+    ),
+    (
+        "Instant::now",
+        &["client/", "journal_keeper.rs", "journal_writer.rs", "server.rs", "worker.rs"],
+    ),
     ("SystemTime::now", &["client/", "clock.rs"]),
 ];
 

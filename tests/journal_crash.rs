@@ -22,7 +22,9 @@ const KEYS: usize = 1_000;
 fn append_until_killed(directory: &Path) {
     let journal = OpenJournal::open(directory, KEYS).unwrap();
     let is_new = journal.catalog().read().unwrap().last_id() == EventId(0);
-    let writer = journal.start(Arc::default(), Durability::Immediate, Retention::default(), Vec::new()).unwrap();
+    let writer = journal
+        .start(Arc::default(), Durability::Immediate, Retention::default(), Vec::new())
+        .unwrap();
     let (answers, answered) = mpsc::channel();
     let submit = |write: Write| {
         let answers = answers.clone();

@@ -123,8 +123,8 @@ impl BlockWriter {
         let is_first = section.events == 0;
         section.events += 1;
         let gap = if is_first { 0 } else { event.id.0 - self.previous_id.0 - 1 };
-        let same_type = !is_first
-            && &self.records[self.previous_type.clone()] == event.event_type.as_bytes();
+        let same_type =
+            !is_first && &self.records[self.previous_type.clone()] == event.event_type.as_bytes();
         let same_time = self.time == event.created_at;
         let mut tag = 0;
         for (holds, flag) in [(gap == 0, NEXT_ID), (same_type, SAME_TYPE), (same_time, SAME_TIME)] {

@@ -74,7 +74,8 @@ impl<'a> Bytes<'a> {
 
     pub(super) fn text(&mut self) -> Result<&'a str, DecodeError> {
         let length = self.varint()?;
-        str::from_utf8(self.take(length)?.0).map_err(|_| DecodeError::Malformed("a text that is not UTF-8"))
+        str::from_utf8(self.take(length)?.0)
+            .map_err(|_| DecodeError::Malformed("a text that is not UTF-8"))
     }
 }
 

@@ -19,7 +19,9 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::bytes::{Bytes, CHECKSUM_BYTES, checked, put_checksum, put_text, put_varint, unzigzag, zigzag};
+use super::bytes::{
+    Bytes, CHECKSUM_BYTES, checked, put_checksum, put_text, put_varint, unzigzag, zigzag,
+};
 use crate::event::{EventId, EventRef, Json, Label, Labels, RunId, Timestamp};
 use crate::limits::VALUE_BYTES_TARGET;
 
@@ -522,7 +524,13 @@ mod tests {
             Record::Event(events[0].borrowed()),
             Record::Event(events[1].borrowed()),
             Record::RunDeleted { id: EventId(1_002), run: RunId(6) },
-            Record::Producer { run: RunId(8), id: "p", epoch: 1 << 40, seq: 300, first_id: EventId(1_003) },
+            Record::Producer {
+                run: RunId(8),
+                id: "p",
+                epoch: 1 << 40,
+                seq: 300,
+                first_id: EventId(1_003),
+            },
             Record::Event(events[2].borrowed()),
         ];
         assert_eq!(decode(&value).unwrap(), expected);

@@ -235,8 +235,7 @@ fn parse_head(row: &[u8]) -> Result<(RunHead, Kept), DecodeError> {
             last_event_id: EventId(rest.varint()?),
             event_count: rest.varint()?,
         };
-        let kept =
-            Kept { first_seq: rest.varint()?, removed_through: EventId(rest.varint()?) };
+        let kept = Kept { first_seq: rest.varint()?, removed_through: EventId(rest.varint()?) };
         Ok((head, kept))
     })
 }
@@ -357,7 +356,10 @@ pub fn head(store: &dyn Store, run: RunId) -> Result<Option<(RunHead, Kept)>, St
 ///
 /// # Errors
 /// When the storage fails, or a row is not as it was written.
-pub fn producers(store: &dyn Store, run: RunId) -> Result<Vec<(String, ProducerState)>, StoreError> {
+pub fn producers(
+    store: &dyn Store,
+    run: RunId,
+) -> Result<Vec<(String, ProducerState)>, StoreError> {
     let mut found = Vec::new();
     each_row(store, Table::Producers, &key(run.0), |key, row| {
         let (of, id, state) = parse_producer(key, row)?;

@@ -201,8 +201,7 @@ impl ColdReader<'_> {
         mut visit: impl FnMut(
             &[u8],
             &[u8],
-        )
-            -> Result<Result<ControlFlow<bool>, StoreError>, DecodeError>,
+        ) -> Result<Result<ControlFlow<bool>, StoreError>, DecodeError>,
     ) -> Result<ControlFlow<()>, StoreError> {
         let mut outcome = Ok(ControlFlow::Continue(()));
         self.each(Table::Blocks, from, backwards, |key, block| {

@@ -14,10 +14,10 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use super::catalog::{Catalog, RunHead};
-use super::cold;
 use super::codec::{
     DecodeError, Decoder, Encoder, KeyRecord, KeyScope, Preface, Record, run_created_payload,
 };
+use super::cold;
 use super::once::{KeyState, OnceStates, ProducerState};
 use super::store::{Store, StoreError};
 use super::{
@@ -180,11 +180,8 @@ impl Committer {
                 OnceChange::Deletion(run) => self.once.apply_deletion(run),
             }
         }
-        let batch = Arc::new(CommittedBatch {
-            last_id: catalog.last_id(),
-            events: group.events,
-            deleted,
-        });
+        let batch =
+            Arc::new(CommittedBatch { last_id: catalog.last_id(), events: group.events, deleted });
         let answers = group
             .answers
             .into_iter()

@@ -159,12 +159,8 @@ pub fn read_end_start(
             merge_descending(&lists, moved_through, upto, values_max.saturating_add(1))
         });
         let before = catalog.windows().partition_point(|window| window.first_id <= upto);
-        let windows: Vec<Window> = catalog.windows()[..before]
-            .iter()
-            .rev()
-            .take(READ_WINDOWS_MAX + 1)
-            .copied()
-            .collect();
+        let windows: Vec<Window> =
+            catalog.windows()[..before].iter().rev().take(READ_WINDOWS_MAX + 1).copied().collect();
         (upto, moved_through, keys, windows, catalog.removed_through(&selection.scope))
     };
     let mut end = End {
@@ -205,19 +201,18 @@ struct Reading<'a> {
 
 impl Reading<'_> {
     /// Whether it came to the end of what was moved; else `scanned_to` says how far.
-    fn windows(
-        &mut self,
-        store: &dyn Store,
-        plan: &Plan,
-    ) -> Result<ControlFlow<()>, StoreError> {
+    fn windows(&mut self, store: &dyn Store, plan: &Plan) -> Result<ControlFlow<()>, StoreError> {
         let cold = ColdReader { store };
         for (count, window) in plan.windows.iter().enumerate() {
             if count == READ_WINDOWS_MAX {
-                self.read.scanned_to = EventId(window.first_id.0 - 1).max(self.request.after);
+                self.read.scanned_to =
+                    EventId(window.first_id.0 - 1).clamp(self.request.after, self.upto);
                 return Ok(ControlFlow::Break(()));
             }
             let outcome = match &self.request.selection.scope {
-                Scope::Runs(runs) if let [run] = **runs => self.run_of_window(cold, *window, run)?,
+                Scope::Runs(runs) if let [run] = **runs => {
+                    self.run_of_window(cold, *window, run)?
+                }
                 _ => self.order_of_window(cold, *window)?,
             };
             if outcome.is_break() {
@@ -252,7 +247,7 @@ impl Reading<'_> {
         })?;
         self.read.values = values;
         if let Some(ended_at) = ended_at {
-            self.read.scanned_to = ended_at;
+            self.read.scanned_to = ended_at.min(self.upto);
         }
         Ok(outcome)
     }
@@ -276,9 +271,10 @@ impl Reading<'_> {
             let Some((last, _)) = entries.last().copied() else {
                 return Ok(ControlFlow::Continue(()));
             };
-            let batch = cold.fetch(window, &entries)?;
+            let wanted = entries.partition_point(|(id, _)| *id <= self.upto);
+            let batch = cold.fetch(window, &entries[..wanted])?;
             size.adapt(&batch);
-            let mut found = entries.iter();
+            let mut found = entries[..wanted].iter();
             for event in batch.events() {
                 // The one that ends this is the event itself.
                 for (id, run) in found.by_ref().take_while(|(id, _)| *id < event.id) {
@@ -291,7 +287,7 @@ impl Reading<'_> {
             for (id, run) in found {
                 self.missing(window.first_id, *id, *run)?;
             }
-            if entries.len() < max || last >= window.last_id {
+            if entries.len() < max || last >= window.last_id.min(self.upto) {
                 return Ok(ControlFlow::Continue(()));
             }
             from = last.next();
@@ -300,9 +296,6 @@ impl Reading<'_> {
 
     /// An event is not where the order says. Rightly so if it was removed since.
     fn missing(&mut self, window: EventId, id: EventId, run: RunId) -> Result<(), StoreError> {
-        if id > self.upto {
-            return Ok(());
-        }
         match read(self.filter.catalog).kept(run) {
             Some(kept) if kept.removed_through < id => Err(missing_in(window, id)),
             Some(_) => {
@@ -362,7 +355,7 @@ impl Reading<'_> {
     fn is_enough_before(&mut self, key: EventId) -> bool {
         let is_enough = self.read.values >= self.request.values_max.max(1);
         if is_enough {
-            self.read.scanned_to = EventId(key.0 - 1).max(self.request.after);
+            self.read.scanned_to = EventId(key.0 - 1).clamp(self.request.after, self.upto);
         }
         is_enough
     }
@@ -496,7 +489,9 @@ impl End<'_> {
                 return Ok(ControlFlow::Break(()));
             }
             let outcome = match &self.filter.selection.scope {
-                Scope::Runs(runs) if let [run] = **runs => self.run_of_window(cold, *window, run)?,
+                Scope::Runs(runs) if let [run] = **runs => {
+                    self.run_of_window(cold, *window, run)?
+                }
                 _ => self.order_of_window(cold, *window)?,
             };
             if outcome.is_break() {

@@ -203,6 +203,12 @@ impl Model {
         }
     }
 
+    /// Retention has left nothing of a run that has ended.
+    pub(crate) fn vanish(&mut self, id: RunId) {
+        self.runs.remove(&id);
+        self.created_with.retain(|_, (_, run, _)| *run != id);
+    }
+
     fn append(&mut self, id: RunId, event_type: EventType, payload: Json, now: Timestamp) -> Event {
         self.last_id += 1;
         let run = self.runs.get_mut(&id).unwrap();

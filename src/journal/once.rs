@@ -263,7 +263,11 @@ mod tests {
         let mut once = OnceStates::new(10);
         once.apply_key(KeyScope::Creation, "c", state(1, 1, 1));
         once.apply_key(KeyScope::Run, "k", state(1, 2, 1));
-        once.apply_producer(RunId(1), "p", ProducerState { epoch: 0, last_seq: 0, heard: EventId(2) });
+        once.apply_producer(
+            RunId(1),
+            "p",
+            ProducerState { epoch: 0, last_seq: 0, heard: EventId(2) },
+        );
         once.apply_key(KeyScope::Run, "k", state(2, 3, 1));
         once.apply_deletion(RunId(1));
         assert_eq!(once.key(KeyScope::Creation, RunId(0), "c", Timestamp(1)), None);

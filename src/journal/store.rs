@@ -111,7 +111,9 @@ impl OpenError {
             | StoreError::CorruptRow { error: DecodeError::Newer(found), .. } => {
                 OpenError::Newer { path, found: u64::from(found) }
             }
-            StoreError::Corrupt { .. } | StoreError::CorruptRow { .. } => OpenError::Corrupt { path, reason: error.to_string() },
+            StoreError::Corrupt { .. } | StoreError::CorruptRow { .. } => {
+                OpenError::Corrupt { path, reason: error.to_string() }
+            }
             StoreError::Failed(reason) | StoreError::Unreadable(reason) => {
                 OpenError::Io { path, error: io::Error::other(reason) }
             }
@@ -172,7 +174,7 @@ pub struct Change {
 }
 
 /// Keeps the journal. The log is written by one thread and the cold part by one, which may be
-/// another; both are read by several.
+/// another and then removes what it has moved from the log; both are read by several.
 pub trait Store: Send + Sync {
     /// Adds values: all of them or none. With `sync` they, and all that were added before them,
     /// are on disk when this returns. The keys are ascending and above every key in the store.

@@ -574,3 +574,238 @@ fn each_block(
         visit(key, Sections::new(row)?).map(|()| true)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use rand::RngExt;
+    use rand::rngs::StdRng;
+
+    use super::*;
+    use crate::event::{Event, Scope, Selection};
+    use crate::journal::commit::{Committer, Opened};
+    use crate::journal::history::{HistoryRequest, read_end_start, read_forward};
+    use crate::journal::memory::MemoryStore;
+    use crate::journal::model::{Model, done, seeded};
+
+    const KEYS_MAX: usize = 1_000;
+
+    /// A journal whose parts are moved and removed, and what should be left of it.
+    struct World {
+        store: MemoryStore,
+        committer: Committer,
+        catalog: RwLock<Catalog>,
+        model: Model,
+        /// The first seq of each run that retention has left.
+        first_seqs: HashMap<RunId, u64>,
+        run_events_max: u64,
+        now: u64,
+    }
+
+    impl World {
+        fn new(run_events_max: u64) -> World {
+            let mut world = World {
+                store: MemoryStore::default(),
+                committer: Committer::new(KEYS_MAX),
+                catalog: RwLock::default(),
+                model: Model::default(),
+                first_seqs: HashMap::new(),
+                run_events_max,
+                now: 1_000,
+            };
+            world.reopen();
+            world
+        }
+
+        fn reopen(&mut self) {
+            let Opened { committer, mut catalog, .. } =
+                Committer::open(&self.store, KEYS_MAX).unwrap();
+            catalog.keep_run_events(self.run_events_max);
+            assert_eq!(catalog.last_id(), self.model.last_id());
+            self.committer = committer;
+            self.catalog = RwLock::new(catalog);
+        }
+
+        fn write_group(&mut self, rng: &mut StdRng) {
+            self.now += rng.random_range(0..1_000);
+            let mut expected = Vec::new();
+            for _ in 0..rng.random_range(1..15) {
+                let write = self.model.random_write(rng);
+                self.committer.stage(write.clone(), Timestamp(self.now), &read(&self.catalog));
+                expected.push(self.model.write(write, Timestamp(self.now)));
+            }
+            self.store.append(self.committer.seal(), true).unwrap();
+            let committed = self.committer.committed(&mut write(&self.catalog));
+            let answers: Vec<_> = committed.answers.into_iter().map(done).collect();
+            assert_eq!(answers, expected);
+            for (id, run) in &self.model.runs {
+                let first = (run.events.len() as u64 + 1).saturating_sub(self.run_events_max);
+                let known = self.first_seqs.entry(*id).or_insert(1);
+                *known = first.max(*known);
+            }
+        }
+
+        fn move_window(&mut self, bytes: usize, removes: bool) {
+            let moved_through = read(&self.catalog).moved_through();
+            let next = NextWindow::read(&self.store, moved_through, bytes).unwrap();
+            let Some(next) = next else { return };
+            let last_id = next.make(&self.store, &self.catalog, KEYS_MAX).unwrap();
+            assert_eq!(last_id, read(&self.catalog).moved_through());
+            if removes {
+                self.store.remove_values(last_id, usize::MAX).unwrap();
+            }
+        }
+
+        fn drop_oldest(&mut self) {
+            let Some(oldest) = read(&self.catalog).windows().first().copied() else { return };
+            let removal = drop_oldest(&self.store, &self.catalog).unwrap().unwrap();
+            let mut vanished = Vec::new();
+            for (id, run) in &self.model.runs {
+                let gone = run.events.partition_point(|event| event.id <= oldest.last_id) as u64;
+                let first_seq = self.first_seqs.get_mut(id).unwrap();
+                *first_seq = (gone + 1).max(*first_seq);
+                if run.status.has_ended() && gone == run.events.len() as u64 {
+                    vanished.push(*id);
+                }
+            }
+            // The model's runs are gone when the writer hears of it.
+            assert_eq!(removal.vanished, vanished);
+            vanished.into_iter().for_each(|id| self.model.vanish(id));
+            removal.finish(&self.store, &self.catalog).unwrap();
+        }
+
+        fn sweep(&mut self, rng: &mut StdRng) {
+            let windows = read(&self.catalog).windows().to_vec();
+            let Some(window) = windows.get(rng.random_range(0..windows.len().max(1))) else {
+                return;
+            };
+            if let Some(removal) = sweep(&self.store, &self.catalog, *window).unwrap() {
+                assert!(removal.vanished.is_empty());
+                removal.finish(&self.store, &self.catalog).unwrap();
+            }
+        }
+
+        fn is_left(&self, event: &Event) -> bool {
+            self.first_seqs.get(&event.run_id).is_none_or(|first| event.seq >= *first)
+        }
+
+        /// Reads in pages, and compares with what is left; no hole without a word.
+        fn check_reads(&self, rng: &mut StdRng) {
+            let last = self.model.last_id();
+            for _ in 0..6 {
+                let selection = self.model.random_selection(rng);
+                let mut after = EventId(rng.random_range(0..=last.0));
+                let upto = EventId(rng.random_range(after.0..=last.0 + 5));
+                let named = self.model.select(&selection);
+                let one_run = matches!(&selection.scope, Scope::Runs(runs) if runs.len() == 1);
+                loop {
+                    let request = HistoryRequest {
+                        selection: selection.clone(),
+                        after,
+                        upto,
+                        events_max: rng.random_range(0..60),
+                        bytes_max: rng.random_range(0..40_000),
+                        values_max: rng.random_range(0..10),
+                    };
+                    let mut found = Vec::new();
+                    let read = read_forward(&self.store, &self.catalog, &request, &mut |event| {
+                        found.push(event.to_event());
+                        event.payload.len()
+                    })
+                    .unwrap();
+                    let considered: Vec<&Event> = named
+                        .iter()
+                        .filter(|event| event.id > after && event.id <= read.scanned_to)
+                        .collect();
+                    let left: Vec<&Event> =
+                        considered.iter().copied().filter(|event| self.is_left(event)).collect();
+                    assert!(found.iter().eq(left.iter().copied()));
+                    let is_missing = left.len() < considered.len();
+                    if is_missing {
+                        assert!(read.truncated.is_some(), "a hole without a word");
+                    }
+                    if let Some(first) = read.truncated {
+                        let expected =
+                            found.first().map_or(read.scanned_to.next(), |event| event.id);
+                        assert_eq!(first, expected);
+                        let removed =
+                            named.iter().any(|event| event.id > after && !self.is_left(event));
+                        assert!(
+                            removed || !one_run || selection.types.is_some(),
+                            "nothing is gone"
+                        );
+                    }
+                    if read.complete {
+                        break;
+                    }
+                    assert!(read.scanned_to > after, "a read gets on");
+                    after = read.scanned_to;
+                }
+                self.check_end(rng, &selection, upto);
+            }
+        }
+
+        fn check_end(&self, rng: &mut StdRng, selection: &Selection, upto: EventId) {
+            let bytes_max = rng.random_range(0..30_000);
+            let values_max = if rng.random_bool(0.5) { usize::MAX } else { 3 };
+            let start =
+                read_end_start(&self.store, &self.catalog, selection, upto, bytes_max, values_max)
+                    .unwrap();
+            let mut bytes = 0;
+            for event in self.model.select(selection) {
+                if event.id > start && event.id <= upto {
+                    assert!(self.is_left(&event), "the end of history has a hole");
+                    bytes += event.event_type.as_str().len()
+                        + event.payload.as_str().len()
+                        + crate::limits::EVENT_OVERHEAD_BYTES;
+                }
+            }
+            assert!(bytes <= bytes_max);
+        }
+    }
+
+    /// Against [`Model`]: wherever events lie, and whatever has become of their neighbours, a read
+    /// gives those that are left, and says so where some are not.
+    #[test]
+    fn history_is_the_same_wherever_it_lies() {
+        let mut rng = seeded();
+        let worlds = std::env::var("SIMULATIONS").map_or(25, |count| count.parse().unwrap());
+        for _ in 0..worlds {
+            let run_events_max =
+                if rng.random_bool(0.5) { u64::MAX } else { rng.random_range(1..20) };
+            let keeps_all = rng.random_bool(0.4);
+            let mut world = World::new(run_events_max);
+            for _ in 0..60 {
+                match rng.random_range(0..20) {
+                    0..10 => world.write_group(&mut rng),
+                    10..14 => {
+                        let removes = rng.random_bool(0.8);
+                        world.move_window(rng.random_range(1..100_000), removes);
+                    }
+                    14 => world.sweep(&mut rng),
+                    15 if !keeps_all => world.drop_oldest(),
+                    16 => world.reopen(),
+                    _ => world.check_reads(&mut rng),
+                }
+                read(&world.catalog).invariants();
+            }
+            world.check_reads(&mut rng);
+            check_no_strays(&world);
+        }
+    }
+
+    /// Every block and every piece of order belongs to a window that is there.
+    fn check_no_strays(world: &World) {
+        let catalog = read(&world.catalog);
+        let windows: HashSet<u64> =
+            catalog.windows().iter().map(|window| window.first_id.0).collect();
+        for table in [Table::Blocks, Table::Order] {
+            each_row(&world.store, table, &[], |key, _| {
+                assert!(windows.contains(&u64::from_be_bytes(*key.first_chunk().unwrap())));
+                Ok(true)
+            })
+            .unwrap();
+        }
+    }
+}
