@@ -451,20 +451,19 @@ mod tests {
         let mut run = 0;
         for _ in 0..rng.random_range(1..20) {
             run += rng.random_range(1..1_000);
-            let mut seq = rng.random_range(1..1_000_000);
+            let first_seq = rng.random_range(1..1_000_000);
             let mut id = rng.random_range(1..1 << 40);
             let mut time = rng.random_range(0..1 << 41);
-            for _ in 0..rng.random_range(1..60) {
+            for count in 0..rng.random_range(1..60) {
                 let new = random_event(rng);
                 events.push(Event {
                     id: EventId(id),
                     run_id: RunId(run),
-                    seq,
+                    seq: first_seq + count,
                     event_type: new.event_type,
                     payload: new.payload,
                     created_at: Timestamp(time),
                 });
-                seq += 1;
                 id += if rng.random_bool(0.5) { 1 } else { rng.random_range(1..10_000) };
                 time += rng.random_range(0..2) * rng.random_range(0..100_000);
             }
@@ -478,7 +477,9 @@ mod tests {
         for _ in 0..50 {
             let events = random_events(&mut rng);
             let mut writer = BlockWriter::default();
-            events.iter().for_each(|event| writer.push(&event.borrowed()));
+            for event in &events {
+                writer.push(&event.borrowed());
+            }
             let blocks = writer.finish();
             let mut found = Vec::new();
             let mut before = (RunId(0), EventId(0));
@@ -533,7 +534,9 @@ mod tests {
                 })
                 .collect();
             let mut writer = OrderWriter::default();
-            ids.iter().for_each(|(id, run)| writer.push(*id, *run));
+            for (id, run) in &ids {
+                writer.push(*id, *run);
+            }
             let mut found = Vec::new();
             for (first, piece) in writer.finish() {
                 assert!(piece.len() <= BLOCK_BYTES_TARGET);
@@ -550,7 +553,9 @@ mod tests {
         let mut rng = seeded();
         for _ in 0..200 {
             let mut writer = BlockWriter::default();
-            random_events(&mut rng).iter().for_each(|event| writer.push(&event.borrowed()));
+            for event in random_events(&mut rng) {
+                writer.push(&event.borrowed());
+            }
             let (_, mut block) = writer.finish().swap_remove(0);
             let at = rng.random_range(0..block.len());
             block[at] ^= 1 << rng.random_range(0..8);

@@ -121,7 +121,9 @@ fn row(fill: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 }
 
 fn put_numbers(row: &mut Vec<u8>, numbers: &[u64]) {
-    numbers.iter().for_each(|number| put_varint(row, *number));
+    for number in numbers {
+        put_varint(row, *number);
+    }
 }
 
 fn parse<T>(

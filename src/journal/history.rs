@@ -516,7 +516,9 @@ impl End<'_> {
                 return ControlFlow::Break(());
             }
             self.sizes.clear();
-            events.iter().for_each(|event| self.size(event));
+            for event in events {
+                self.size(event);
+            }
             let first = events.first().map_or(window.first_id, |event| event.id);
             self.take_sizes(first)
         })

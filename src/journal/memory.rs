@@ -69,7 +69,9 @@ impl Store for MemoryStore {
     fn remove_values(&self, upto: EventId, max: usize) -> Result<usize, StoreError> {
         let mut stored = self.values.write().expect("no one panics while holding the lock");
         let keys: Vec<EventId> = stored.range(..=upto).take(max).map(|(key, _)| *key).collect();
-        keys.iter().for_each(|key| drop(stored.remove(key)));
+        for key in &keys {
+            stored.remove(key);
+        }
         if let Some(last) = keys.last() {
             *self.removed_through.write().expect("no one panics while holding the lock") = *last;
         }

@@ -50,7 +50,8 @@ pub enum StoreError {
 }
 
 fn hex(key: &[u8]) -> String {
-    key.iter().map(|byte| format!("{byte:02x}")).collect()
+    let hex = |text: String, byte: &u8| text + &format!("{byte:02x}");
+    key.iter().fold(String::new(), hex)
 }
 
 /// Why a journal could not be opened, and what to do about it.

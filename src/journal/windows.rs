@@ -81,7 +81,9 @@ impl NextWindow {
             last_time: content.last_time,
         };
         let mut order = OrderWriter::default();
-        content.events.iter().for_each(|event| order.push(event.id, event.run_id));
+        for event in &content.events {
+            order.push(event.id, event.run_id);
+        }
         // By id they are in order already.
         content.events.sort_by_key(|event| event.run_id);
         let mut writer = BlockWriter::default();
@@ -168,7 +170,7 @@ impl<'a> Content<'a> {
         for (key, value) in values {
             let corrupt = |error| StoreError::Corrupt { key: *key, error };
             let mut records = Decoder::new(value).map_err(corrupt)?;
-            while let Some(record) = records.next() {
+            for record in records.by_ref() {
                 content.take(record.map_err(corrupt)?, *key, store, catalog)?;
             }
             content.next_id = records.next_id();
@@ -671,7 +673,9 @@ mod tests {
             }
             // The model's runs are gone when the writer hears of it.
             assert_eq!(removal.vanished, vanished);
-            vanished.into_iter().for_each(|id| self.model.vanish(id));
+            for id in vanished {
+                self.model.vanish(id);
+            }
             removal.finish(&self.store, &self.catalog).unwrap();
         }
 
