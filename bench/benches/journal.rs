@@ -13,7 +13,7 @@ use tidewheel::journal::commit::Committer;
 use tidewheel::journal::history::{HistoryRequest, read_forward};
 use tidewheel::journal::redb::RedbStore;
 use tidewheel::limits::{
-    IDEMPOTENCY_KEYS, JOURNAL_CACHE_BYTES, REPLAY_CHUNK_BYTES, REPLAY_CHUNK_VALUES_MAX,
+    IDEMPOTENCY_KEYS, LOG_CACHE_BYTES, REPLAY_CHUNK_BYTES, REPLAY_CHUNK_VALUES_MAX,
 };
 
 #[path = "scene/journal.rs"]
@@ -57,7 +57,7 @@ fn commits(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::new("bare redb, a row an event", events), |bencher| {
             let directory = directory();
             let database = Database::builder()
-                .set_cache_size(JOURNAL_CACHE_BYTES)
+                .set_cache_size(LOG_CACHE_BYTES)
                 .create(directory.path().join("bare.redb"))
                 .unwrap();
             let row = format!("{}{}", event().event_type.as_str(), event().payload.as_str());
@@ -129,7 +129,7 @@ fn open(criterion: &mut Criterion) {
     group.sample_size(10).throughput(Throughput::Elements(101_000));
     group.measurement_time(Duration::from_secs(3));
     group.bench_function("rebuild", |bencher| {
-        bencher.iter(|| Committer::open(&store, IDEMPOTENCY_KEYS).unwrap().1.last_id());
+        bencher.iter(|| Committer::open(&store, IDEMPOTENCY_KEYS).unwrap().catalog.last_id());
     });
     group.finish();
 }

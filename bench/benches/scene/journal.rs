@@ -2,7 +2,7 @@
 
 use tidewheel::event::{EventType, Json, Labels, NewEvent, RunId, Timestamp};
 use tidewheel::journal::catalog::Catalog;
-use tidewheel::journal::commit::Committer;
+use tidewheel::journal::commit::{Committer, Opened};
 use tidewheel::journal::store::Store;
 use tidewheel::journal::{IfMatch, Once, Write};
 use tidewheel::limits::IDEMPOTENCY_KEYS;
@@ -31,7 +31,8 @@ pub struct Journal<S> {
 impl<S: Store> Journal<S> {
     /// A new journal with so many runs.
     pub fn open(store: S, runs: u64) -> Journal<S> {
-        let (committer, catalog) = Committer::open(&store, IDEMPOTENCY_KEYS).unwrap();
+        let Opened { committer, catalog, .. } =
+            Committer::open(&store, IDEMPOTENCY_KEYS).unwrap();
         let mut journal = Journal { store, committer, catalog, runs, next_run: 0 };
         let create =
             || Write::CreateRun { labels: Labels::default(), metadata: Json::null(), key: None };
