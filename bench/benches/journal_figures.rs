@@ -77,7 +77,9 @@ fn main() {
 
     let bytes: u64 = fs::read_dir(&journal)
         .unwrap()
-        .map(|file| std::os::unix::fs::MetadataExt::blocks(&file.unwrap().metadata().unwrap()) * 512)
+        .map(|file| {
+            std::os::unix::fs::MetadataExt::blocks(&file.unwrap().metadata().unwrap()) * 512
+        })
         .sum();
     println!("on disk: {} bytes an event", bytes / events as u64);
     let started = Instant::now();
@@ -99,7 +101,8 @@ fn write_and_wait(directory: &Path, events: usize, runs: usize) {
     let writer = opened
         .start(Arc::default(), Durability::Immediate, Retention::default(), Vec::new())
         .unwrap();
-    let create = || Write::CreateRun { labels: Labels::default(), metadata: Json::null(), key: None };
+    let create =
+        || Write::CreateRun { labels: Labels::default(), metadata: Json::null(), key: None };
     commit(&writer, (0..runs).map(|_| create()).collect());
     let started = Instant::now();
     let mut run = 0;
@@ -144,14 +147,15 @@ fn write_and_wait(directory: &Path, events: usize, runs: usize) {
     }
     let rate = events as f64 / started.elapsed().as_secs_f64();
     waits.sort_unstable();
-    let part = |part: f64| waits[((waits.len() - 1) as f64 * part) as usize];
+    // Of a thousand.
+    let part = |part: usize| waits[(waits.len() - 1) * part / 1_000];
     println!("journal, moves included: {rate:.0} events/s");
     println!(
         "an answer, of two commits: p50 {:.2?}, p99 {:.2?}, p99.9 {:.2?}, longest {:.2?}",
-        part(0.5),
-        part(0.99),
-        part(0.999),
-        part(1.0)
+        part(500),
+        part(990),
+        part(999),
+        part(1_000)
     );
     // The reader of this sees its end.
     rustix::stdio::dup2_stdout(fs::File::open("/dev/null").unwrap()).unwrap();

@@ -1,21 +1,18 @@
 //! A journal in some store, and publishers whose appends come together.
 
-use tidewheel::event::{EventType, Json, Labels, NewEvent, RunId, Timestamp};
+use tidewheel::event::{Json, Labels, RunId, Timestamp};
 use tidewheel::journal::catalog::Catalog;
 use tidewheel::journal::commit::{Committer, Opened};
 use tidewheel::journal::store::Store;
 use tidewheel::journal::{IfMatch, Once, Write};
 use tidewheel::limits::IDEMPOTENCY_KEYS;
 
-const NOW: Timestamp = Timestamp(1_800_000_000_000);
+#[path = "event.rs"]
+mod appended;
 
-/// Some 200 bytes of payload.
-pub fn event() -> NewEvent {
-    NewEvent {
-        event_type: EventType::new("AGENT_THINKING").unwrap(),
-        payload: Json::from_trusted(format!("{{\"text\":\"{}\"}}", "x".repeat(175))),
-    }
-}
+pub use appended::event;
+
+const NOW: Timestamp = Timestamp(1_800_000_000_000);
 
 /// See the module.
 pub struct Journal<S> {
@@ -31,8 +28,7 @@ pub struct Journal<S> {
 impl<S: Store> Journal<S> {
     /// A new journal with so many runs.
     pub fn open(store: S, runs: u64) -> Journal<S> {
-        let Opened { committer, catalog, .. } =
-            Committer::open(&store, IDEMPOTENCY_KEYS).unwrap();
+        let Opened { committer, catalog, .. } = Committer::open(&store, IDEMPOTENCY_KEYS).unwrap();
         let mut journal = Journal { store, committer, catalog, runs, next_run: 0 };
         let create =
             || Write::CreateRun { labels: Labels::default(), metadata: Json::null(), key: None };
