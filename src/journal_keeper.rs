@@ -29,9 +29,11 @@ use crate::limits::{
     SWEEP_PAUSE, WINDOW_AGE_MAX, WINDOW_AGE_MIN, WINDOW_BYTES,
 };
 
-/// How much is kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How much is kept, and in what pieces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
+    /// The log becomes a window when it has so many bytes.
+    pub window_bytes: u64,
     /// Events that are older than this go; zero keeps them.
     pub max_age: Duration,
     /// The oldest go when there are more bytes of them than this; zero keeps them.
@@ -40,12 +42,24 @@ pub struct Retention {
     pub max_events_per_run: u64,
 }
 
+impl Default for Retention {
+    /// Everything is kept.
+    fn default() -> Retention {
+        Retention {
+            window_bytes: WINDOW_BYTES,
+            max_age: Duration::ZERO,
+            max_bytes: 0,
+            max_events_per_run: 0,
+        }
+    }
+}
+
 impl Retention {
     /// When the log becomes a window: a tenth of what is kept at most, since whole windows go.
     fn window_bytes(&self) -> u64 {
         match self.max_bytes {
-            0 => WINDOW_BYTES as u64,
-            max => (max / 10).clamp(1, WINDOW_BYTES as u64),
+            0 => self.window_bytes,
+            max => (max / 10).clamp(1, self.window_bytes),
         }
     }
 
@@ -299,7 +313,8 @@ impl Keeper {
         let moved_through = self.catalog().moved_through();
         // Whoever is behind takes more at once.
         let behind = self.shared.log_bytes.load(Relaxed) / 2;
-        let bytes_max = behind.clamp(self.shared.window_bytes, WINDOW_BYTES as u64) as usize;
+        let window_bytes = self.shared.window_bytes;
+        let bytes_max = behind.clamp(window_bytes, WINDOW_BYTES.max(window_bytes)) as usize;
         let next = NextWindow::read(&**store, moved_through, bytes_max)?;
         let Some(next) = next else {
             // What was counted at the start had been moved already.

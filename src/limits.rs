@@ -95,8 +95,9 @@ pub const KEEPER_NICENESS: i32 = 10;
 /// A block of a window is closed when it has reached this many bytes: just under 16 KiB, as for a
 /// value. Reading one run of thousands reads a block for the few events that it has in a window.
 pub const BLOCK_BYTES_TARGET: usize = 16_200;
-/// The log's values become a window when they have this many bytes: a window is made in memory.
-pub const WINDOW_BYTES: usize = 16 * 1024 * 1024;
+/// The log's values become a window when they have this many bytes, unless a setting says otherwise:
+/// a window is made in memory.
+pub const WINDOW_BYTES: u64 = 16 * 1024 * 1024;
 /// Bytes that are written in one transaction while a window is made: a commit may have to wait for
 /// the disk to take them.
 pub const SLICE_BYTES: usize = 1024 * 1024;

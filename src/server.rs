@@ -112,6 +112,7 @@ fn serve(settings: Settings) -> Result<(), ServerError> {
         HistoryReaders::start(journal.store(), journal.catalog(), journal.reads(), HISTORY_READERS)
             .map_err(system("cannot start the history readers"))?;
     let retention = Retention {
+        window_bytes: settings.window_bytes.0,
         max_age: settings.max_age,
         max_bytes: settings.max_bytes.0,
         max_events_per_run: settings.max_events_per_run.map_or(0, |max| max.get().into()),

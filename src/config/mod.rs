@@ -179,6 +179,8 @@ settings! {
     idle_timeout: Duration = "75s" in 10 * MILLISECOND..=HOUR;
     /// most idempotency keys that are kept, for 24 hours each; the oldest go first
     idempotency_keys_max: u32 = "100000" in 1..=10_000_000;
+    /// the log of the journal is packed into a window when it has this many bytes; the server takes some twice as much memory meanwhile
+    window_bytes: ByteSize = "16MiB" in ByteSize(64 * KIB.0)..=ByteSize(256 * 1024 * KIB.0);
     /// events older than this are removed; 0s keeps them
     max_age: Duration = "0s" in Duration::ZERO..=CENTURY;
     /// the oldest events are removed when there are more bytes of them than this; 0B keeps them
