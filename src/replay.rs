@@ -52,6 +52,7 @@ pub fn read(store: &dyn Store, catalog: &RwLock<Catalog>, job: &HistoryJob) -> H
             bytes,
             covered_after,
             scanned_to: read.scanned_to,
+            truncated: read.truncated.is_some(),
             failed: false,
         },
         Err(error) => {

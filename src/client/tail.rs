@@ -463,7 +463,8 @@ mod tests {
         let frames = "event: stream.cursor\nid: 9\ndata: {\"id\":9}\n\n\
              event: heartbeat\ndata: {}\n\n\
              event: stream.cursor\nid: 10\ndata: {\"id\":10}\n\n\
-             event: stream.truncated\ndata: {\"first_available_id\":4}\n\n\
+             event: stream.truncated\n\
+             data: {\"requested_after_id\":1,\"first_available_id\":4}\n\n\
              event: stream.reset\nid: 0\ndata: {}\n\n\
              event: stream.refused\ndata: {\"reason\":\"draining\"}\n\n";
         let server = Flaky::start([Step::Answer(stream(frames)), NOTHING_MORE]);

@@ -15,13 +15,88 @@
 use std::{collections::VecDeque, rc::Rc};
 
 use super::token::Token;
-use crate::event::EventId;
+use crate::{
+    event::EventId,
+    wire::sse::{self, Frames},
+};
 
 /// Frames of history, whole ones, with everything up to `scanned_to` considered.
 #[derive(Debug)]
 pub(super) struct Chunk {
     pub(super) bytes: Vec<u8>,
     pub(super) scanned_to: EventId,
+}
+
+/// What to do about a chunk of which only a part was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Cut {
+    /// Everything up to here was sent, or is not there.
+    pub(super) cursor: EventId,
+    /// Bytes of event `cursor + 1` that were sent.
+    pub(super) partial: u32,
+    /// Where a frame of the server itself ends of which a part was sent. It cannot be made again.
+    pub(super) rest_ends: Option<usize>,
+}
+
+impl Chunk {
+    /// The events after this one that are there, up to `scanned_to`. If some are not, since
+    /// retention has removed them, the chunk says so where the first of them may have been: before
+    /// the first event whose id does not follow from the one before.
+    pub(super) fn new(
+        after: EventId,
+        mut bytes: Vec<u8>,
+        scanned_to: EventId,
+        is_truncated: bool,
+    ) -> Chunk {
+        if is_truncated && let Some((at, before, next)) = first_gap(&bytes, after, scanned_to) {
+            let mut notice = Vec::new();
+            sse::truncated(&mut notice, before, next);
+            bytes.splice(at..at, notice);
+        }
+        Chunk { bytes, scanned_to }
+    }
+
+    /// Where somebody stands of whom the chunk was taken back after so many bytes, and who stood at
+    /// `cursor` before.
+    pub(super) fn cut(&self, cursor: EventId, sent: usize) -> Cut {
+        let mut cut = Cut { cursor, partial: 0, rest_ends: None };
+        let mut frames = Frames::new(&self.bytes).peekable();
+        while let Some(frame) = frames.next().filter(|frame| frame.start < sent) {
+            let is_whole = frame.end <= sent;
+            match frame.id {
+                Some(id) if is_whole => cut.cursor = id,
+                Some(id) => {
+                    cut.cursor = EventId(id.0 - 1);
+                    cut.partial = (sent - frame.start) as u32;
+                }
+                // What is missing is said once: from here on it goes on with what is there.
+                None => {
+                    let next = frames.peek().and_then(|next| next.id);
+                    cut.cursor = next.map_or(self.scanned_to, |next| EventId(next.0 - 1));
+                    cut.rest_ends = (!is_whole).then_some(frame.end);
+                }
+            }
+        }
+        cut
+    }
+}
+
+/// The first place in these frames where an event may be missing: its offset, the event before it,
+/// and the one after it, or the first id that was not looked at.
+fn first_gap(
+    bytes: &[u8],
+    after: EventId,
+    scanned_to: EventId,
+) -> Option<(usize, EventId, EventId)> {
+    let mut before = after;
+    for frame in Frames::new(bytes) {
+        let id = frame.id.expect("history is events only");
+        if id > before.next() {
+            return Some((frame.start, before, id));
+        }
+        before = id;
+    }
+    (scanned_to > before).then(|| (bytes.len(), before, scanned_to.next()))
 }
 
 /// Where a chunk begins: after this event of this view.
@@ -166,6 +241,10 @@ mod tests {
         Token { key, generation: 1 }
     }
 
+    fn frames(ids: &[u64]) -> Vec<u8> {
+        ids.iter().flat_map(|id| format!("id: {id}\ndata: 1\n\n").into_bytes()).collect()
+    }
+
     fn chunk() -> Chunk {
         Chunk { bytes: b"id: 8\ndata: 1\n\n".to_vec(), scanned_to: EventId(8) }
     }
@@ -230,5 +309,56 @@ mod tests {
         drop(sent);
         chunks.rest();
         assert_eq!(chunks.len(), 0);
+    }
+
+    /// The text of a chunk, with numbers in place of what stands around them.
+    fn made(after: u64, ids: &[u64], scanned_to: u64) -> String {
+        let chunk = Chunk::new(EventId(after), frames(ids), EventId(scanned_to), true);
+        String::from_utf8(chunk.bytes)
+            .unwrap()
+            .replace("event: stream.truncated\ndata: {\"requested_after_id\":", "(")
+            .replace(",\"first_available_id\":", "..")
+            .replace("}\n\n", ")")
+            .replace("id: ", "")
+            .replace("\ndata: 1\n\n", ",")
+    }
+
+    #[test]
+    fn a_chunk_says_where_the_first_event_may_be_missing() {
+        assert_eq!(made(0, &[7, 8, 12], 12), "(0..7)7,8,12,");
+        assert_eq!(made(6, &[7, 8, 12, 14], 20), "7,8,(8..12)12,14,");
+        assert_eq!(made(6, &[7, 8], 20), "7,8,(8..21)");
+        assert_eq!(made(6, &[], 20), "(6..21)");
+        // What is missing comes after all this.
+        assert_eq!(made(6, &[7, 8], 8), "7,8,");
+        let whole = Chunk::new(EventId(0), frames(&[7]), EventId(9), false);
+        assert_eq!(whole.bytes, frames(&[7]));
+    }
+
+    #[test]
+    fn whoever_has_a_part_of_a_chunk_stands_somewhere() {
+        for (ids, next) in [(&[7, 12, 14][..], 11), (&[7][..], 20)] {
+            let chunk = Chunk::new(EventId(6), frames(ids), EventId(20), true);
+            let seven = frames(&[7]).len();
+            let notice = chunk.bytes.len() - frames(ids).len();
+            for sent in 0..chunk.bytes.len() {
+                let cut = chunk.cut(EventId(6), sent);
+                let (cursor, partial, rest_ends) = match sent {
+                    _ if sent < seven => (6, sent, None),
+                    _ if sent == seven => (7, 0, None),
+                    _ if sent < seven + notice => (next, 0, Some(seven + notice)),
+                    _ if sent < seven + notice + frames(&[12]).len() => {
+                        (11, sent - seven - notice, None)
+                    }
+                    _ => (
+                        if sent == chunk.bytes.len() - frames(&[14]).len() { 12 } else { 13 },
+                        sent - seven - notice - frames(&[12]).len(),
+                        None,
+                    ),
+                };
+                let expected = Cut { cursor: EventId(cursor), partial: partial as u32, rest_ends };
+                assert_eq!(cut, expected, "{sent} of {ids:?}");
+            }
+        }
     }
 }

@@ -11,8 +11,6 @@ use super::{
     subscriber::{Flags, NONE, Outbox, Phase},
     token::{Peer, Token},
 };
-use crate::{event::EventId, wire::sse::Frames};
-
 /// A send that should be made; [`Hub::bytes`] has what.
 #[derive(Clone, Copy, Debug)]
 pub struct Outgoing {
@@ -253,17 +251,12 @@ impl Hub {
         let Outbox::Chunk { chunk, sent } = self.outboxes.remove(outbox as usize) else {
             unreachable!("in phase Sending the outbox is a chunk");
         };
-        for frame in Frames::new(&chunk.bytes) {
-            let id = frame.id.expect("history is events only");
-            if frame.end > sent {
-                subscriber.partial = (sent - frame.start) as u32;
-                if subscriber.partial > 0 {
-                    subscriber.cursor = EventId(id.0 - 1);
-                }
-                break;
-            }
-            (subscriber.cursor, subscriber.partial) = (id, 0);
-        }
+        let cut = chunk.cut(subscriber.cursor, sent);
+        (subscriber.cursor, subscriber.partial) = (cut.cursor, cut.partial);
         subscriber.phase = Phase::Stalled;
+        if let Some(end) = cut.rest_ends {
+            let rest = Outbox::frame(&chunk.bytes[sent..end]);
+            subscriber.outbox = self.outboxes.insert(rest) as u32;
+        }
     }
 }

@@ -15,15 +15,17 @@
 //! Invariants:
 //!
 //! - A subscriber's stream is, byte for byte, the frames of exactly the events of its view with an
-//!   id greater than its first cursor. `(cursor, partial)` says how far it is, whatever the phase;
+//!   id greater than its first cursor. Where retention has removed some of them a frame says so
+//!   before the stream goes on. `(cursor, partial)` says how far it is, whatever the phase;
 //!   encoding is deterministic, so the rest can always be made again from the journal. While
 //!   `partial` is not 0 it is bytes of event `cursor + 1`, so that a reader finds that event first,
-//!   and its absence is noticed: when its run was deleted, the stream cannot go on and is closed.
+//!   and its absence is noticed: when it is gone, the stream cannot go on and is closed.
 //! - Nothing is queued for a subscriber: it has a position, and at most one outbox, which holds a
 //!   frame of the server itself or one chunk of history. A chunk whose reader is blocked is given
 //!   back. Chunks in memory are at most [`REPLAY_CHUNKS_MAX`], tails at most
 //!   [`TAILS_BYTES_MAX`] together.
-//! - A view's tail holds everything that the view selects from `covered_after` to `seen`.
+//! - A view's tail holds everything that the view selects from `covered_after` to `seen`: history
+//!   in which something is missing is not put before it.
 //! - Between [`Hub::poll_sends`] and the [`Hub::handle_sent`] of each planned send nothing else is
 //!   called, so the bytes that were planned are the bytes that were sent.
 //!

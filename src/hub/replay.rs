@@ -56,6 +56,8 @@ pub struct History {
     pub covered_after: EventId,
     /// For a chunk: up to where everything was considered.
     pub scanned_to: EventId,
+    /// Some of what it was to be, or comes later, was removed by retention.
+    pub truncated: bool,
     /// It could not be read.
     pub failed: bool,
 }
@@ -69,6 +71,7 @@ impl History {
             bytes: Vec::new(),
             covered_after: nothing,
             scanned_to: nothing,
+            truncated: false,
             failed: true,
         }
     }
@@ -152,9 +155,9 @@ impl Hub {
             HistoryReader::View { view, generation } => {
                 self.handle_fill(view, generation, history);
             }
-            HistoryReader::Chunk { number, .. } => {
-                let History { bytes, scanned_to, failed, .. } = history;
-                let chunk = (!failed).then_some(Chunk { bytes, scanned_to });
+            HistoryReader::Chunk { number, after } => {
+                let History { bytes, scanned_to, truncated, failed, .. } = history;
+                let chunk = (!failed).then(|| Chunk::new(after, bytes, scanned_to, truncated));
                 let (waiting, chunk) = self.chunks.handle_read(number, chunk);
                 for token in waiting {
                     let Some(key) = self.subscribers.find(token) else { continue };
@@ -186,8 +189,10 @@ impl Hub {
                 subscriber.phase = Phase::Filling;
             }
         }
-        // When the tail has been trimmed meanwhile there would be a hole between the two.
-        if !history.failed && Some(view.tail.covered_after()) == upto {
+        // When the tail has been trimmed meanwhile there would be a hole between the two, and one
+        // in history when something was removed while it was read: nobody joins a tail over a hole.
+        let is_whole = !history.failed && !history.truncated;
+        if is_whole && Some(view.tail.covered_after()) == upto {
             self.tails_bytes += history.bytes.len();
             view.tail.prepend(history.bytes, history.covered_after);
             // What was appended meanwhile may leave no room for it.
@@ -204,7 +209,7 @@ impl Hub {
     }
 
     /// Whether the tail should have the event of which a part was sent, and has not, since its run
-    /// was deleted before history was read.
+    /// was deleted, or retention took it, before history was read.
     pub(super) fn has_lost_place(&self, key: u32) -> bool {
         let &Subscriber { view, cursor, partial, .. } = &self.subscribers[key];
         let tail = &self.views[view].tail;
@@ -217,7 +222,7 @@ impl Hub {
     fn handle_chunk(&mut self, key: u32, chunk: &Rc<Chunk>) {
         let subscriber = &mut self.subscribers[key];
         let skip = subscriber.partial as usize;
-        // The event of which a part was sent is gone: its run was deleted.
+        // The event of which a part was sent is gone: its run was deleted, or retention took it.
         let first = Frames::new(&chunk.bytes).next().and_then(|frame| frame.id);
         let lost_place = skip > 0 && first != Some(subscriber.cursor.next());
         if lost_place {

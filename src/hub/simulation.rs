@@ -11,6 +11,8 @@
 //! - a stream is the frames of the server itself, between whole frames of exactly the events of its
 //!   view after its first cursor, in order, each once. Only an event whose run had been deleted by
 //!   then may be left out; it may come as well, and a stream that was inside it may break off;
+//! - the same is true of what retention has removed, but that is never left out without a word: a
+//!   `stream.truncated` stands before it, after which the next event comes, and no false one does;
 //! - a cursor that the server names leaves nothing behind;
 //! - who is open when the world has come to rest has everything; who was told that the runs have
 //!   ended had everything; nobody waits for an end that has been;
@@ -89,6 +91,9 @@ struct Coverage {
     ahead: u64,
     left_out: u64,
     lost_places: u64,
+    removals: u64,
+    truncated: u64,
+    truncated_fills: u64,
     keepalives: u64,
     cursors: u64,
     starved: u64,
@@ -108,6 +113,9 @@ impl Coverage {
         self.ahead += other.ahead;
         self.left_out += other.left_out;
         self.lost_places += other.lost_places;
+        self.removals += other.removals;
+        self.truncated += other.truncated;
+        self.truncated_fills += other.truncated_fills;
         self.keepalives += other.keepalives;
         self.cursors += other.cursors;
         self.starved += other.starved;
@@ -140,6 +148,8 @@ struct World {
     journal: Journal,
     undelivered: VecDeque<CommittedBatch>,
     jobs: Vec<HistoryJob>,
+    /// What was read, and has not arrived.
+    answers: Vec<History>,
     clients: BTreeMap<i32, Client>,
     next_peer: i32,
     stale: Vec<Token>,
@@ -148,6 +158,8 @@ struct World {
     fill_bytes: usize,
     /// Of so many events one is a deletion.
     deletes_every: u32,
+    /// Of so many steps, and reads, one is a removal.
+    removes_every: u32,
     /// Where most streams begin.
     prefers: u32,
     is_draining: bool,
@@ -190,6 +202,7 @@ impl World {
             journal: Journal { end: first, ..Journal::default() },
             undelivered: VecDeque::new(),
             jobs: Vec::new(),
+            answers: Vec::new(),
             clients: BTreeMap::new(),
             next_peer: 10,
             stale: Vec::new(),
@@ -197,6 +210,7 @@ impl World {
             chunk_bytes: rng.random_range(1..unit * 2),
             fill_bytes: rng.random_range(0..unit * 4),
             deletes_every: *[u32::MAX, 60, 10].choose(&mut rng).unwrap(),
+            removes_every: *[u32::MAX, 60, 10].choose(&mut rng).unwrap(),
             prefers: rng.random_range(0..8),
             is_draining: false,
             coverage: Coverage::default(),
@@ -249,6 +263,7 @@ impl World {
         if self.chance(3, 4) {
             self.poll_history();
         }
+        self.remove_at_times();
         self.reap();
     }
 
@@ -291,7 +306,26 @@ impl World {
             }
         }
         self.coverage.events += batch.events.len() as u64;
+        self.journal.tell_vanished(&mut batch);
         self.undelivered.push_back(batch);
+    }
+
+    /// Retention comes by: everything up to some event goes, or all but the last events of a run.
+    fn remove_at_times(&mut self) {
+        if !self.rng.random_ratio(1, self.removes_every) || self.journal.events.is_empty() {
+            return;
+        }
+        self.coverage.removals += 1;
+        if self.chance(1, 2) {
+            let count = self.journal.events.len();
+            let last = if self.chance(1, 4) { count } else { count.div_ceil(2) };
+            let upto = self.journal.events[self.rng.random_range(0..last)].id();
+            self.journal.remove_through(upto);
+        } else {
+            let run = RunId(self.rng.random_range(1..=self.journal.runs.len() as u64));
+            let count = self.rng.random_range(1..6);
+            self.journal.keep_last(run, count);
+        }
     }
 
     fn runs(&self, wanted: impl Fn(&Run) -> bool) -> Vec<RunId> {
@@ -319,7 +353,14 @@ impl World {
             u64::from(self.hub.chunks.len() == self.hub.config.limits.replay_chunks_max);
     }
 
+    /// History is read, and arrives now or later.
     fn answer_one(&mut self) {
+        if !self.answers.is_empty() && (self.jobs.is_empty() || self.chance(1, 2)) {
+            let index = self.rng.random_range(0..self.answers.len());
+            let history = self.answers.swap_remove(index);
+            self.hand_over(history);
+            return;
+        }
         if self.jobs.is_empty() {
             return;
         }
@@ -327,17 +368,26 @@ impl World {
         let job = self.jobs.swap_remove(index);
         let history = if self.chance(1, 100) {
             self.coverage.failed += 1;
-            if let HistoryReader::Chunk { number, .. } = job.reader {
-                let waiting = self.hub.chunks.waiting(number);
-                let clients = self.clients.values_mut();
-                clients.filter(|client| waiting.contains(&client.token)).for_each(|client| {
-                    client.twin.has_failed = true;
-                });
-            }
             History::failed(job.reader)
         } else {
             self.read(&job)
         };
+        self.remove_at_times();
+        if self.chance(1, 4) {
+            self.answers.push(history);
+        } else {
+            self.hand_over(history);
+        }
+    }
+
+    fn hand_over(&mut self, history: History) {
+        if let (true, HistoryReader::Chunk { number, .. }) = (history.failed, history.reader) {
+            let waiting = self.hub.chunks.waiting(number);
+            let clients = self.clients.values_mut();
+            clients.filter(|client| waiting.contains(&client.token)).for_each(|client| {
+                client.twin.has_failed = true;
+            });
+        }
         self.hub.handle_history(history);
     }
 
@@ -353,15 +403,21 @@ impl World {
                     size += stored.frame(format).len();
                     size > self.fill_bytes
                 });
-                history.covered_after = before.map_or(EventId(0), |stored| stored.id());
+                let removed = self.journal.removed_through(&job.spec).min(job.upto);
+                history.covered_after =
+                    before.map_or(EventId(0), |stored| stored.id()).max(removed);
                 if self.rng.random_ratio(1, 4) {
                     // It has looked at enough.
                     let range = history.covered_after.0..=job.upto.0;
                     history.covered_after = EventId(self.rng.random_range(range));
                 }
+                // It looks twice, and something may happen between the two.
+                self.remove_at_times();
                 for stored in self.journal.read(&job.spec, history.covered_after, job.upto) {
                     history.bytes.extend_from_slice(stored.frame(format));
                 }
+                history.truncated = self.seems_truncated(job, history.covered_after, job.upto);
+                self.coverage.truncated_fills += u64::from(history.truncated);
             }
             HistoryReader::Chunk { number, after } => {
                 self.coverage.chunks += 1;
@@ -378,18 +434,26 @@ impl World {
                     // A filter that matches nothing.
                     let range = after.0 + 1..=first.0;
                     history.scanned_to = EventId(self.rng.random_range(range));
-                    return history;
-                }
-                for stored in events {
-                    history.bytes.extend_from_slice(stored.frame(format));
-                    if history.bytes.len() >= self.chunk_bytes || self.rng.random_ratio(1, 20) {
-                        history.scanned_to = stored.id();
-                        break;
+                } else {
+                    for stored in events {
+                        history.bytes.extend_from_slice(stored.frame(format));
+                        if history.bytes.len() >= self.chunk_bytes || self.rng.random_ratio(1, 20) {
+                            history.scanned_to = stored.id();
+                            break;
+                        }
                     }
                 }
+                history.truncated = self.seems_truncated(job, after, history.scanned_to);
             }
         }
         history
+    }
+
+    /// Whether a reader of what is between the two finds that something is gone: when something is,
+    /// and perhaps when something comes later.
+    fn seems_truncated(&mut self, job: &HistoryJob, after: EventId, upto: EventId) -> bool {
+        let may_be = self.journal.removed_through(&job.spec) > after && self.chance(1, 2);
+        may_be || self.journal.is_truncated(&job.spec, after, upto)
     }
 
     // ---- clients ------------------------------------------------------------------------------
@@ -464,15 +528,13 @@ impl World {
         self.connect(token, twin);
     }
 
-    /// The newest event in a scope, or something later.
+    /// The newest event in a scope that there ever was, or something later.
     fn newest(&mut self, spec: &ViewSpec) -> EventId {
         if self.chance(1, 2) {
             return self.journal.end;
         }
-        let whole = Selection { types: None, ..spec.selection.clone() };
-        let whole = ViewSpec { selection: whole, format: spec.format };
-        let all = self.journal.read(&whole, EventId(0), self.journal.end);
-        all.last().map_or(EventId(0), |stored| stored.id())
+        let events = self.journal.events.iter().rev();
+        events.filter(|stored| stored.is_in_scope(spec)).map(Stored::id).next().unwrap_or_default()
     }
 
     /// What somebody else wants too, or something new.
@@ -538,6 +600,7 @@ impl World {
             quiet_ticks_min: 0,
             said_goodbye: false,
             has_failed: false,
+            told_of: 0,
         }
     }
 
@@ -800,7 +863,7 @@ impl World {
                     assert!(runs.len() == 1 && self.journal.run(runs[0]).deleted.is_some());
                 }
                 Reason::Error => {
-                    let lost_place = twin.is_inside_deleted(&self.journal);
+                    let lost_place = twin.is_inside_removed(&self.journal);
                     self.coverage.lost_places += u64::from(lost_place);
                     assert!(twin.has_failed || lost_place);
                 }
@@ -822,7 +885,7 @@ impl World {
             assert!(round < REST_ROUNDS, "the world does not come to rest: {self:#?}");
             self.deliver();
             self.poll_history();
-            while !self.jobs.is_empty() && self.chance(3, 4) {
+            while !(self.jobs.is_empty() && self.answers.is_empty()) && self.chance(3, 4) {
                 self.answer_one();
             }
             self.edges(true);
@@ -830,6 +893,7 @@ impl World {
             self.reap();
             let is_quiet = self.undelivered.is_empty()
                 && self.jobs.is_empty()
+                && self.answers.is_empty()
                 && self.hub.replay_queue.is_empty()
                 && self.clients.values().all(|client| client.blocked.is_none());
             if is_quiet && !self.hub.wants_to_send() && self.hub.jobs.is_empty() {

@@ -130,6 +130,24 @@ pub fn reset(out: &mut Vec<u8>) {
     out.extend_from_slice(b"event: stream.reset\nid: 0\ndata: {}\n\n");
 }
 
+/// Retention has removed events that would come here: the last id before them, and the first that
+/// is there after them, or can be. It has no `id:`, since a client that drops here should hear of it
+/// again.
+pub fn truncated(out: &mut Vec<u8>, requested_after: EventId, first_available: EventId) {
+    out.extend_from_slice(b"event: stream.truncated\ndata: ");
+    truncated_json(out, requested_after, first_available);
+    out.extend_from_slice(b"\n\n");
+}
+
+/// The same as a member of a page.
+pub fn truncated_json(out: &mut Vec<u8>, requested_after: EventId, first_available: EventId) {
+    out.extend_from_slice(b"{\"requested_after_id\":");
+    integer(out, requested_after.0);
+    out.extend_from_slice(b",\"first_available_id\":");
+    integer(out, first_available.0);
+    out.push(b'}');
+}
+
 /// The stream is refused for a time: when to ask again, and why, in one frame. In its place a 429
 /// or 503 would keep a browser from ever asking again (§9.2.3, "fail the connection").
 pub fn refused(out: &mut Vec<u8>, retry: Duration, reason: &str) {
@@ -336,6 +354,11 @@ mod tests {
             "event: stream.cursor\nid: 42\ndata: {\"id\":42}\n\n"
         );
         assert_eq!(encoded(reset), "event: stream.reset\nid: 0\ndata: {}\n\n");
+        assert_eq!(
+            encoded(|out| truncated(out, EventId(3), EventId(u64::MAX))),
+            "event: stream.truncated\ndata: {\"requested_after_id\":3,\
+             \"first_available_id\":18446744073709551615}\n\n"
+        );
         assert_eq!(
             encoded(|out| refused(out, 7 * second, "drain\"ing\n")),
             "retry: 7000\nevent: stream.refused\ndata: {\"reason\":\"drain\\\"ing\\n\"}\n\n"

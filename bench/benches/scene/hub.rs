@@ -216,6 +216,7 @@ impl Streams {
             bytes: history,
             covered_after: EventId(0),
             scanned_to: EventId(0),
+            truncated: false,
             failed: false,
         });
         self.deliver()

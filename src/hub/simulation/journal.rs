@@ -1,4 +1,4 @@
-//! All that a world has ever committed, in a list.
+//! All that a world has ever committed, in a list, and what retention has left of it.
 
 use std::sync::Arc;
 
@@ -23,6 +23,8 @@ pub(super) struct Stored {
     pub(super) committed: CommittedEvent,
     pub(super) envelope: Vec<u8>,
     pub(super) payload: Vec<u8>,
+    /// Which of the world's removals has taken it.
+    pub(super) removed: Option<u64>,
 }
 
 impl Stored {
@@ -38,9 +40,13 @@ impl Stored {
     }
 
     pub(super) fn belongs_to(&self, spec: &ViewSpec) -> bool {
+        self.is_in_scope(spec) && spec.selection.admits_type(&self.committed.event.event_type)
+    }
+
+    /// Whether it does, but for its type.
+    pub(super) fn is_in_scope(&self, spec: &ViewSpec) -> bool {
         let CommittedEvent { event, labels } = &self.committed;
         spec.selection.admits_run(event.run_id, labels)
-            && spec.selection.admits_type(&event.event_type)
     }
 }
 
@@ -50,6 +56,10 @@ pub(super) struct Journal {
     pub(super) events: Vec<Stored>,
     pub(super) runs: Vec<Run>,
     pub(super) end: EventId,
+    /// How often retention has taken something.
+    pub(super) removals: u64,
+    /// Runs of which it has left nothing: the next commit says so.
+    pub(super) vanished: Vec<RunId>,
 }
 
 impl Journal {
@@ -69,8 +79,66 @@ impl Journal {
     pub(super) fn read(&self, spec: &ViewSpec, after: EventId, upto: EventId) -> Vec<&Stored> {
         self.events[self.after(after)..self.after(upto)]
             .iter()
-            .filter(|stored| stored.belongs_to(spec) && !self.is_deleted(stored))
+            .filter(|stored| stored.belongs_to(spec) && self.is_there(stored))
             .collect()
+    }
+
+    fn is_there(&self, stored: &Stored) -> bool {
+        stored.removed.is_none() && !self.is_deleted(stored)
+    }
+
+    /// The last event of those in the scope that retention has removed.
+    pub(super) fn removed_through(&self, spec: &ViewSpec) -> EventId {
+        let is_gone = |stored: &&Stored| stored.removed.is_some() && stored.is_in_scope(spec);
+        self.events.iter().rev().find(is_gone).map_or(EventId(0), Stored::id)
+    }
+
+    /// Whether something is missing in what is read between the two. For a reader that looks at
+    /// some of it only, more may seem to be.
+    pub(super) fn is_truncated(&self, spec: &ViewSpec, after: EventId, upto: EventId) -> bool {
+        self.events[self.after(after)..self.after(upto)].iter().any(|stored| {
+            stored.removed.is_some() && stored.belongs_to(spec) && !self.is_deleted(stored)
+        })
+    }
+
+    /// Retention takes everything up to this event.
+    pub(super) fn remove_through(&mut self, upto: EventId) {
+        let end = self.after(upto);
+        self.removals += 1;
+        for stored in &mut self.events[..end] {
+            stored.removed.get_or_insert(self.removals);
+        }
+        self.find_vanished();
+    }
+
+    /// Retention takes all but the last events of a run.
+    pub(super) fn keep_last(&mut self, run: RunId, count: usize) {
+        self.removals += 1;
+        let of_run = |stored: &&mut Stored| stored.committed.event.run_id == run;
+        for stored in self.events.iter_mut().rev().filter(of_run).skip(count) {
+            stored.removed.get_or_insert(self.removals);
+        }
+        self.find_vanished();
+    }
+
+    /// Runs that have ended and have nothing left are gone.
+    fn find_vanished(&mut self) {
+        for index in 0..self.runs.len() {
+            let run = &self.runs[index];
+            let id = RunId(index as u64 + 1);
+            let mut events = self.events.iter();
+            let is_left =
+                |other: &Stored| other.removed.is_none() && other.committed.event.run_id == id;
+            if run.ended.is_some() && run.deleted.is_none() && !events.any(is_left) {
+                self.runs[index].deleted = Some(self.end);
+                self.vanished.push(id);
+            }
+        }
+    }
+
+    /// Has a batch say which runs have vanished.
+    pub(super) fn tell_vanished(&mut self, batch: &mut CommittedBatch) {
+        batch.deleted.append(&mut self.vanished);
     }
 
     pub(super) fn append(
@@ -101,7 +169,7 @@ impl Journal {
         sse::event(&mut payload, &event.borrowed(), Format::Payload);
         let committed = CommittedEvent { event, labels: Arc::clone(&known.labels) };
         batch.events.push(committed.clone());
-        self.events.push(Stored { committed, envelope, payload });
+        self.events.push(Stored { committed, envelope, payload, removed: None });
     }
 
     pub(super) fn delete(&mut self, run: RunId, batch: &mut CommittedBatch) {

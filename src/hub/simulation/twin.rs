@@ -6,7 +6,7 @@ use memchr::memmem;
 
 use super::Coverage;
 use super::journal::{Journal, Stored};
-use crate::event::EventId;
+use crate::event::{EventId, Scope};
 use crate::hub::ViewSpec;
 use crate::timer_wheel::Tick;
 use crate::wire::sse;
@@ -34,6 +34,8 @@ pub(super) struct Twin {
     pub(super) said_goodbye: bool,
     /// A read for it has failed.
     pub(super) has_failed: bool,
+    /// Of several runs: what retention had taken by this removal, it was told.
+    pub(super) told_of: u64,
 }
 
 impl Twin {
@@ -91,6 +93,9 @@ impl Twin {
             check_rhythm();
             self.cursor = id;
             coverage.cursors += 1;
+        } else if let Some(rest) = text.strip_prefix("event: stream.truncated\ndata: ") {
+            self.hear_truncated(rest.trim_end(), frame, journal);
+            coverage.truncated += 1;
         } else if text.starts_with("retry: ") {
             self.said_goodbye = true;
         } else if self.spec.is_none() {
@@ -123,21 +128,47 @@ impl Twin {
         self.cursor = id;
     }
 
+    /// Something between two ids is gone, and nothing else is between them.
+    fn hear_truncated(&mut self, data: &str, frame: &[u8], journal: &Journal) {
+        let spec = self.spec.as_ref().expect("a probe has no events");
+        let data: serde_json::Value = serde_json::from_str(data).unwrap();
+        let id = |name| EventId(data[name].as_u64().unwrap());
+        let (after, first) = (id("requested_after_id"), id("first_available_id"));
+        let mut expected = Vec::new();
+        sse::truncated(&mut expected, after, first);
+        assert_eq!(frame, expected);
+        assert!(after >= self.cursor && first > after.next() && first <= journal.end.next());
+        assert_eq!(self.missing(journal, after), None, "left out before what is said to be gone");
+        let last = EventId(first.0 - 1);
+        assert!(journal.removed_through(spec) > after, "nothing is gone");
+        let there = journal.read(spec, after, last);
+        assert!(there.is_empty(), "{:?} is said to be gone", there[0].id());
+        self.told_of = journal.removals;
+        self.cursor = last;
+    }
+
     /// The first event up to `upto` that has not come and should have.
     pub(super) fn missing(&self, journal: &Journal, upto: EventId) -> Option<EventId> {
         let spec = self.spec.as_ref()?;
+        // What is gone of a single run comes before all that is there, and is named exactly. Of
+        // several runs it is told once for a part of the stream.
+        let is_one_run = matches!(&spec.selection.scope, Scope::Runs(runs) if runs.len() == 1);
+        let told_of = if is_one_run { 0 } else { self.told_of };
         let rest = &journal.events[journal.after(self.cursor)..journal.after(upto)];
-        let is_owed = |stored: &&Stored| stored.belongs_to(spec) && !journal.is_deleted(stored);
+        let is_owed = |stored: &&Stored| {
+            let is_told = stored.removed.is_some_and(|removal| removal <= told_of);
+            stored.belongs_to(spec) && !is_told && !journal.is_deleted(stored)
+        };
         rest.iter().find(is_owed).map(Stored::id)
     }
 
-    /// Whether a part of an event was sent whose run was deleted since.
-    pub(super) fn is_inside_deleted(&self, journal: &Journal) -> bool {
+    /// Whether a part of an event was sent that is gone since, with its run or by retention.
+    pub(super) fn is_inside_removed(&self, journal: &Journal) -> bool {
         let Some(spec) = &self.spec else { return false };
         !self.pending.is_empty()
             && journal.events[journal.after(self.cursor)..].iter().any(|stored| {
                 stored.belongs_to(spec)
-                    && journal.is_deleted(stored)
+                    && (journal.is_deleted(stored) || stored.removed.is_some())
                     && stored.frame(spec.format).starts_with(&self.pending)
             })
     }
