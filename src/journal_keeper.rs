@@ -136,6 +136,11 @@ struct State {
 }
 
 impl KeeperHandle {
+    /// Bytes of the log that were not moved.
+    pub fn log_bytes(&self) -> u64 {
+        self.shared.log_bytes.load(Relaxed)
+    }
+
     /// A commit has added values of so many bytes.
     pub fn written(&self, bytes: u64, deletes: bool, now: Timestamp) {
         let before = self.shared.log_bytes.fetch_add(bytes, Relaxed);

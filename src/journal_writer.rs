@@ -68,6 +68,7 @@ pub struct JournalWriter {
     store: Arc<dyn Store>,
     catalog: Arc<RwLock<Catalog>>,
     durability: Durability,
+    keeper: KeeperHandle,
     threads: Mutex<Option<(JoinHandle<()>, JournalKeeper)>>,
 }
 
@@ -111,6 +112,8 @@ pub struct WriterStatus {
     pub last_commit_duration: Duration,
     /// Events that were appended since the start.
     pub appended_events: u64,
+    /// Bytes of the log that were not moved.
+    pub log_bytes: u64,
 }
 
 impl OpenJournal {
@@ -192,8 +195,9 @@ impl OpenJournal {
         let thread = std::thread::Builder::new()
             .name("journal-writer".into())
             .spawn(move || writer.work())?;
+        let keeper_handle = keeper.handle();
         let threads = Mutex::new(Some((thread, keeper)));
-        Ok(JournalWriter { shared, store, catalog, durability, threads })
+        Ok(JournalWriter { shared, store, catalog, durability, keeper: keeper_handle, threads })
     }
 }
 
@@ -258,6 +262,7 @@ impl JournalWriter {
             last_commit_events: load(&figures.last_commit_events),
             last_commit_duration: Duration::from_nanos(load(&figures.last_commit_nanos)),
             appended_events: load(&figures.appended_events),
+            log_bytes: self.keeper.log_bytes(),
         }
     }
 

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use crate::{
     api::answer,
     config::Value as _,
-    event::Timestamp,
+    event::{EventId, Timestamp},
+    journal::catalog::Catalog,
     shared::{Shared, read_catalog},
     wire::{problem::Problem, response::Response},
 };
@@ -49,7 +50,8 @@ pub fn worker(shared: &Shared) -> Response {
             })
         })
         .collect();
-    let (counts, last_id) = read_catalog(shared, |catalog| (catalog.counts(), catalog.last_id()));
+    let (counts, last_id, kept) =
+        read_catalog(shared, |catalog| (catalog.counts(), catalog.last_id(), Kept::of(catalog)));
     let status = shared.journal.status();
     let last_commit_at =
         (status.last_commit_at != Timestamp(0)).then(|| status.last_commit_at.to_string());
@@ -66,6 +68,11 @@ pub fn worker(shared: &Shared) -> Response {
             "queue_bytes": status.queued_bytes,
             "reads_waiting": shared.readers.depth(),
             "appended_events": status.appended_events,
+            "log_bytes": status.log_bytes,
+            "cold_bytes": kept.cold_bytes,
+            "windows": kept.windows,
+            "moved_through": kept.moved_through.0,
+            "first_id": kept.first_id.map(|id| id.0),
             "last_id": last_id.0,
             "runs": counts.runs,
             "running": counts.running,
@@ -77,4 +84,26 @@ pub fn worker(shared: &Shared) -> Response {
         },
     });
     Response::json(200, body.to_string()).with_header("Cache-Control", "no-store")
+}
+
+/// What the journal has of what was ever appended.
+struct Kept {
+    cold_bytes: u64,
+    windows: usize,
+    moved_through: EventId,
+    /// None when there is nothing.
+    first_id: Option<EventId>,
+}
+
+impl Kept {
+    fn of(catalog: &Catalog) -> Kept {
+        let (windows, moved_through) = (catalog.windows(), catalog.moved_through());
+        let in_log = (catalog.last_id() > moved_through).then(|| moved_through.next());
+        Kept {
+            cold_bytes: windows.iter().map(|window| window.bytes).sum(),
+            windows: windows.len(),
+            moved_through,
+            first_id: windows.first().map(|window| window.first_id).or(in_log),
+        }
+    }
 }

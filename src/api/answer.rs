@@ -140,27 +140,37 @@ pub struct EventsPage {
     pub has_more: bool,
     /// Where the run stands.
     pub status: RunStatus,
+    /// Retention has removed events after the cursor: it, and the first id that is there, or can be.
+    pub truncated: Option<(EventId, EventId)>,
     /// The cursor lay ahead of the journal, and the page begins at the beginning.
     pub reset: bool,
 }
 
 impl EventsPage {
+    /// Whether whoever waits for something may wait on.
+    pub fn says_nothing(&self) -> bool {
+        self.events.is_empty() && self.truncated.is_none()
+    }
+
     /// The answer.
     pub fn response(self) -> Response {
-        let mut body = Vec::with_capacity(self.events.len() + 160);
+        let mut body = Vec::with_capacity(self.events.len() + 256);
         body.extend_from_slice(b"{\"events\":[");
         body.extend_from_slice(&self.events);
         put(
             &mut body,
             format_args!(
-                "],\"next_after_id\":{},\"has_more\":{},\"run_status\":\"{}\",\
-                 \"truncated\":null,\"reset\":{}}}",
+                "],\"next_after_id\":{},\"has_more\":{},\"run_status\":\"{}\",\"truncated\":",
                 self.next_after,
                 self.has_more,
                 self.status.as_str(),
-                self.reset
             ),
         );
+        match self.truncated {
+            Some((after, first)) => sse::truncated_json(&mut body, after, first),
+            None => body.extend_from_slice(b"null"),
+        }
+        put(&mut body, format_args!(",\"reset\":{}}}", self.reset));
         Response::json(200, body).with_header("Cache-Control", "no-store")
     }
 }

@@ -186,7 +186,7 @@ async fn list_events(
                 Ok(Err(error)) => break Err(unreadable(&error)),
                 Ok(Ok(None)) => break Ok(answer::no_such_run(run)),
                 // A filter may have passed nothing of what there is.
-                Ok(Ok(Some((page, scanned_to)))) if page.events.is_empty() && !must_answer => {
+                Ok(Ok(Some((page, scanned_to)))) if page.says_nothing() && !must_answer => {
                     from = scanned_to;
                 }
                 Ok(Ok(Some((page, _)))) => break Ok(page.response()),
@@ -266,8 +266,11 @@ fn page(
         next_after: if reset { EventId(0) } else { query.after },
         has_more: false,
         status: head.status,
+        truncated: None,
         reset,
     };
+    let asked_after = page.next_after;
+    let (mut is_truncated, mut first) = (false, None);
     let mut count = 0;
     loop {
         let request = HistoryRequest {
@@ -279,6 +282,7 @@ fn page(
             bytes_max: PAGE_BYTES_MAX,
             values_max: usize::MAX,
         };
+        let (bytes_before, next_before) = (page.events.len(), page.next_after);
         let read = read_forward(store, catalog, &request, &mut |event| {
             let before = page.events.len();
             let separator = usize::from(count > 0);
@@ -290,6 +294,7 @@ fn page(
             if page.has_more {
                 return PAGE_BYTES_MAX;
             }
+            first.get_or_insert(event.id);
             page.events.extend_from_slice(&b","[..separator]);
             sse::event_json(&mut page.events, event);
             page.next_after = event.id;
@@ -297,7 +302,20 @@ fn page(
             page.events.len() - before
         })?;
         after = read.scanned_to;
+        if read.truncated.is_some() && bytes_before > 0 {
+            // What comes after the hole is for the next page, which says so first.
+            page.events.truncate(bytes_before);
+            (page.next_after, page.has_more) = (next_before, true);
+            return Ok(Some((page, next_before)));
+        }
+        is_truncated |= read.truncated.is_some();
         if read.complete || page.has_more {
+            if is_truncated {
+                let first = first.unwrap_or(after.next());
+                page.truncated = Some((asked_after, first));
+                // What is gone is not asked for again.
+                page.next_after = page.next_after.max(EventId(first.0 - 1));
+            }
             return Ok(Some((page, after)));
         }
     }
