@@ -11,7 +11,7 @@ use crate::{
         query::{self, PageQuery},
     },
     deadlines::Deadline,
-    event::{Event, EventId, RunId, RunStatus, Scope, Selection},
+    event::{Event, EventId, NewEvent, RunId, RunStatus, Scope, Selection},
     journal::{
         Write, WriteResult, Written,
         catalog::{self, Catalog, RunFilter},
@@ -96,15 +96,19 @@ async fn append(
         Some(Ok(Written::Appended { batch, range })) => {
             Ok(answer::appended(batch.events[range].iter().map(|one| &one.event), new.is_array))
         }
-        Some(Ok(Written::AppendedBefore { run, first_id, count })) => {
-            let is_array = new.is_array;
-            let events = read(worker, move |store, catalog| {
-                appended_before(store, catalog, run, first_id, count)
+        Some(Ok(Written::AppendedBefore { run, first_id, first_seq, created_at, .. })) => {
+            // The events may be gone; the body is the same.
+            let again = body::new_events(body, max_event_bytes(worker))?.events.into_iter();
+            let events = again.zip(0..).map(|(NewEvent { event_type, payload }, nth)| Event {
+                id: EventId(first_id.0 + nth),
+                run_id: run,
+                seq: first_seq + nth,
+                event_type,
+                payload,
+                created_at,
             });
-            match events.await? {
-                Ok(events) => Ok(answer::appended(&events, is_array)),
-                Err(error) => Err(unreadable(&error)),
-            }
+            let events: Vec<Event> = events.collect();
+            Ok(answer::appended(&events, new.is_array))
         }
         Some(Ok(Written::Duplicate { epoch, last_seq })) => Ok(answer::duplicate(epoch, last_seq)),
         other => Ok(refusal_of(other, None)),
@@ -219,30 +223,6 @@ pub(super) fn refusal_of(result: Option<WriteResult>, uploaded: Option<&Uploaded
         Some(Err(error)) => answer::refused(&error, uploaded),
         Some(Ok(written)) => unreachable!("{written:?} is no answer to this write"),
     }
-}
-
-/// The events that were appended with a key the first time.
-fn appended_before(
-    store: &dyn Store,
-    catalog: &RwLock<Catalog>,
-    run: RunId,
-    first_id: EventId,
-    count: u64,
-) -> Result<Vec<Event>, StoreError> {
-    let request = HistoryRequest {
-        selection: Selection { scope: Scope::Runs([run].into()), types: None },
-        after: EventId(first_id.0 - 1),
-        upto: EventId(first_id.0 + count - 1),
-        events_max: usize::MAX,
-        bytes_max: usize::MAX,
-        values_max: usize::MAX,
-    };
-    let mut events = Vec::new();
-    read_forward(store, catalog, &request, &mut |event| {
-        events.push(event.to_event());
-        0
-    })?;
-    Ok(events)
 }
 
 /// A page of a run's events, those up to `from` passed over; and up to where it has looked.

@@ -268,7 +268,7 @@ pub fn key_change(scope: KeyScope, text: &str, state: &KeyState) -> Change {
         put_varint(row, state.run.0);
         put_text(row, text);
         row.extend_from_slice(&state.fingerprint.to_le_bytes());
-        put_numbers(row, &[state.count, state.time.0]);
+        put_numbers(row, &[state.first_seq, state.count, state.time.0]);
     });
     put(Table::Keys, key(state.first_id.0), bytes)
 }
@@ -287,8 +287,9 @@ pub fn parse_key<'a>(
     let run = RunId(rest.varint()?);
     let text = rest.text()?;
     let fingerprint = u128::from_le_bytes(rest.array()?);
-    let (count, time) = (rest.varint()?, Timestamp(rest.varint()?));
-    let state = KeyState { run, fingerprint, first_id: EventId(first_id), count, time };
+    let (first_seq, count, time) = (rest.varint()?, rest.varint()?, Timestamp(rest.varint()?));
+    let first_id = EventId(first_id);
+    let state = KeyState { run, fingerprint, first_id, first_seq, count, time };
     Ok((scope, text, state))
 }
 

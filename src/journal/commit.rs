@@ -227,7 +227,10 @@ fn apply_value(
                 once.apply_deletion(run);
             }
             Record::Key { scope, run, key, fingerprint, first_id, count, time } => {
-                once.apply_key(scope, key, KeyState { run, fingerprint, first_id, count, time });
+                // It stands before the events that it is about.
+                let first_seq = catalog.head(run).map_or(0, |head| head.event_count) + 1;
+                let state = KeyState { run, fingerprint, first_id, first_seq, count, time };
+                once.apply_key(scope, key, state);
             }
             Record::Producer { run, id, epoch, seq, first_id } => {
                 let state = ProducerState { epoch, last_seq: seq, heard: first_id };
@@ -442,7 +445,8 @@ impl Stage<'_> {
             },
         };
         Err(if state.fingerprint == key.fingerprint {
-            Ok(Written::AppendedBefore { run, first_id: state.first_id, count: state.count })
+            let KeyState { first_id, first_seq, count, time: created_at, .. } = state;
+            Ok(Written::AppendedBefore { run, first_id, first_seq, count, created_at })
         } else {
             Err(WriteError::KeyReused)
         })
@@ -484,6 +488,7 @@ impl Stage<'_> {
     ) -> Range<usize> {
         let first_id = self.group.encoder.next_id();
         let created_at = self.now.max(run.head.updated_at);
+        let first_seq = run.head.event_count + 1;
         let count = events.len() as u64;
         let mut preface = match &once {
             Once::No => None,
@@ -513,7 +518,8 @@ impl Stage<'_> {
         match once {
             Once::No => {}
             Once::Key(IdempotencyKey { key, fingerprint }) => {
-                let state = KeyState { run: id, fingerprint, first_id, count, time: created_at };
+                let time = created_at;
+                let state = KeyState { run: id, fingerprint, first_id, first_seq, count, time };
                 let of = if scope == KeyScope::Creation { RunId(0) } else { id };
                 self.group.keys.insert((of, key.clone()), state);
                 self.group.once_changes.push(OnceChange::Key(scope, key, state));

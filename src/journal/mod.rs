@@ -144,8 +144,12 @@ pub enum Written {
         run: RunId,
         /// The first of them.
         first_id: EventId,
+        /// Its seq.
+        first_seq: u64,
         /// How many; their ids and their seqs follow each other.
         count: u64,
+        /// When all of them were taken.
+        created_at: Timestamp,
     },
     /// The same for a run that was created with this key; its first event says the rest.
     CreatedBefore {

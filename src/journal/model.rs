@@ -41,7 +41,7 @@ pub(crate) fn done(answer: WriteResult) -> Result<Done, WriteError> {
         Written::Appended { batch, range } => {
             Done::Appended(batch.events[range].iter().map(|event| event.event.clone()).collect())
         }
-        Written::AppendedBefore { run, first_id, count } => {
+        Written::AppendedBefore { run, first_id, count, .. } => {
             Done::AppendedBefore(run, first_id, count)
         }
         Written::CreatedBefore { run, first_id } => Done::CreatedBefore(run, first_id),

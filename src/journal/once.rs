@@ -35,6 +35,8 @@ pub struct KeyState {
     pub fingerprint: u128,
     /// The first event.
     pub first_id: EventId,
+    /// Its seq.
+    pub first_seq: u64,
     /// How many.
     pub count: u64,
     /// When.
@@ -227,6 +229,7 @@ mod tests {
             run: RunId(run),
             fingerprint: 7,
             first_id: EventId(first_id),
+            first_seq: 2,
             count: 1,
             time: Timestamp(time),
         }

@@ -208,7 +208,14 @@ impl<'a> Content<'a> {
                 self.producers.remove(&run);
             }
             Record::Key { scope, run, key, fingerprint, first_id, count, time } => {
-                self.keys.push((scope, key, KeyState { run, fingerprint, first_id, count, time }));
+                // It stands before the events that it is about.
+                let events = match self.runs.get(&run) {
+                    Some(moved) => moved.as_ref().map_or(0, |moved| moved.head.event_count),
+                    None => cold::head(store, run)?.map_or(0, |(head, _)| head.event_count),
+                };
+                let first_seq = events + 1;
+                let state = KeyState { run, fingerprint, first_id, first_seq, count, time };
+                self.keys.push((scope, key, state));
             }
             Record::Producer { run, id, epoch, seq, first_id } => {
                 let state = ProducerState { epoch, last_seq: seq, heard: first_id };
