@@ -70,6 +70,19 @@ impl Running {
         self.lines.recv_timeout(DEADLINE).expect("the client says something")
     }
 
+    /// The stream has ended; the client asks again, and is told that this was all.
+    fn ends(mut self) {
+        loop {
+            match &*self.line() {
+                "open" => {}
+                "end" => break,
+                line => panic!("{line}"),
+            }
+        }
+        let status = eventually("the client ends", || self.child.try_wait().expect("it is ours"));
+        assert!(status.success(), "{status}");
+    }
+
     /// The id and the type of the next event; how often it connects is its own affair.
     fn event(&self) -> (u64, String) {
         loop {
@@ -102,7 +115,7 @@ fn follows_resumes_and_ends(start: impl Fn(&str) -> Command) {
     let run = server.new_run();
     let mut expected = vec![server.json("/runs/1")["last_event_id"].as_u64().unwrap()];
     expected.push(server.append(run, "A", "1"));
-    let mut client =
+    let client =
         Running::start(start(&format!("http://{}/runs/{run}/events/stream", server.address())));
     let mut seen = Vec::new();
     let mut see = |expected: &[u64]| {
@@ -131,21 +144,72 @@ fn follows_resumes_and_ends(start: impl Fn(&str) -> Command) {
     let end = server.end(run, "completed").expect(200).json();
     expected.push(end["last_event_id"].as_u64().unwrap());
     see(&expected);
-    // The stream has ended; the client asks again, and is told that this was all.
-    loop {
-        match &*client.line() {
-            "open" => {}
-            "end" => break,
-            line => panic!("{line}"),
-        }
-    }
-    let status = eventually("the client ends", || client.child.try_wait().expect("it is ours"));
-    assert!(status.success(), "{status}");
+    client.ends();
 }
 
 #[test]
 fn npm_eventsource_follows_resumes_and_ends() {
     follows_with_node("eventsource", "eventsource.mjs");
+}
+
+/// A run of which the first events are gone, with its server, its URL and the events that are left.
+fn truncated_run() -> (Server, String, Vec<u64>) {
+    let server = Server::with(&["--retry", "50ms", "--max-events-per-run", "3"]);
+    let run = server.new_run();
+    let mut ids: Vec<u64> = (0..9).map(|_| server.append(run, "A", "1")).collect();
+    let end = server.end(run, "completed").expect(200).json();
+    ids.push(end["last_event_id"].as_u64().unwrap());
+    let url = format!("http://{}/runs/{run}/events/stream", server.address());
+    (server, url, ids.split_off(7))
+}
+
+/// What is said of the events that are gone is for those who ask for it.
+fn goes_on_after_a_hole(start: impl Fn(&str) -> Command) {
+    let (_server, url, ids) = truncated_run();
+    let client = Running::start(start(&url));
+    let seen: Vec<u64> = ids.iter().map(|_| client.event().0).collect();
+    assert_eq!(seen, ids);
+    client.ends();
+}
+
+#[test]
+fn npm_eventsource_goes_on_after_a_hole() {
+    with_node("eventsource", "eventsource.mjs", |start| goes_on_after_a_hole(start));
+}
+
+#[test]
+fn curl_shows_a_hole_and_goes_on() {
+    if !is_there("curl", runs("curl", &["--version"])) {
+        return;
+    }
+    let (_server, url, ids) = truncated_run();
+    let output = Command::new("curl").args(["-sS", "-N", &url]).output().expect("it is there");
+    let text = String::from_utf8(output.stdout).expect("a stream is UTF-8");
+    let frame = format!(
+        "event: stream.truncated\ndata: {{\"requested_after_id\":0,\"first_available_id\":{}}}",
+        ids[0]
+    );
+    let shown: Vec<&str> = text.split("\n\n").collect();
+    assert_eq!(shown[1], frame, "{text}");
+    for (shown, id) in shown[2..].iter().zip(&ids) {
+        assert!(shown.starts_with(&format!("id: {id}\n")), "{text}");
+    }
+    assert_eq!(shown.len(), 3 + ids.len(), "{text}");
+}
+
+#[test]
+fn tail_says_that_there_was_more() {
+    let (_server, url, ids) = truncated_run();
+    let mut tail = Command::new(env!("CARGO_BIN_EXE_tidewheel"));
+    let output = tail.args(["tail", "--json", &url]).output().expect("the binary was built");
+    assert!(output.status.success(), "{}", output.status);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains(&format!("\"first_available_id\":{}", ids[0])), "{said}");
+    let events = String::from_utf8(output.stdout).expect("events are UTF-8");
+    assert_eq!(events.lines().count(), ids.len(), "{events}");
+    for (line, id) in events.lines().zip(&ids) {
+        assert!(line.starts_with(&format!("{{\"id\":{id},")), "{events}");
+    }
 }
 
 #[test]
@@ -154,12 +218,17 @@ fn npm_event_source_polyfill_follows_resumes_and_ends() {
 }
 
 fn follows_with_node(package: &str, script: &str) {
+    with_node(package, script, |start| follows_resumes_and_ends(start));
+}
+
+/// Has a test start a script with a URL, if its package is there.
+fn with_node(package: &str, script: &str, test: impl Fn(&dyn Fn(&str) -> Command)) {
     let there =
         runs("node", &["--version"]) && directory().join("node_modules").join(package).is_dir();
     if !is_there(&format!("npm's {package}"), there) {
         return;
     }
-    follows_resumes_and_ends(|url| {
+    test(&|url| {
         let mut command = Command::new("node");
         command.arg(directory().join(script)).arg(url);
         command.args(["RUN_CREATED", "A", "B", "RUN_COMPLETED"]);

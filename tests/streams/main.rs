@@ -8,6 +8,7 @@ mod broken;
 mod bytes;
 mod crowds;
 mod ends;
+mod retention;
 mod selections;
 mod slow;
 mod workers;
