@@ -3,13 +3,15 @@
 //! The same timer wheel as for streams, over a slab of what to do. A read is never dropped when
 //! its time is up: the socket is shut down, which ends the wait for it.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 use rustix::net::Shutdown;
 use slab::Slab;
 
 use crate::{
     driver::{Pollable, Promise},
+    journal::WriteResult,
+    shared::Shared,
     timer_wheel::{Links, Tick, Timed, TimerWheel},
 };
 
@@ -24,6 +26,8 @@ pub enum Deadline {
     Output(Rc<Pollable>),
     /// A long poll: it is answered as it is.
     Poll(Promise<()>),
+    /// A write that waits for room in the journal's queue, under this number: it gives up.
+    Room(Arc<Shared>, u64, Promise<Option<WriteResult>>),
 }
 
 /// See the module.
@@ -106,6 +110,11 @@ impl Deadline {
                 let _ = rustix::net::shutdown(socket, Shutdown::Both);
             }
             Deadline::Poll(promise) => promise.keep(()),
+            Deadline::Room(shared, number, promise) => {
+                if shared.journal.withdraw(*number) {
+                    promise.keep(None);
+                }
+            }
         }
     }
 }

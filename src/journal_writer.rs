@@ -5,13 +5,16 @@
 //! ```
 //!
 //! Group commit: everything that has come while the disk was busy goes into the next transaction.
-//! Nothing waits for company, so a lone append costs one sync and no more.
+//! Nothing waits for company, so a lone append costs one sync and no more. But a worker wakes the
+//! writer only when all requests that are ready have written, and after each commit the workers
+//! go first: a commit costs what many events cost, so it should have many.
 //!
 //! Invariants: the catalog, then every listener, have a batch before any of its writes is
 //! answered, so that whoever is told "it is there" finds it there. After a failed write or sync
-//! every further write is refused. The queue is bounded in events and in bytes.
+//! every further write is refused. The queue is bounded in events and in bytes; see [`queue`].
 
-use std::collections::VecDeque;
+mod queue;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,19 +22,17 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+pub use self::queue::Place;
+use self::queue::{Queue, Waiting};
 use crate::clock::Clock;
 use crate::config::Durability;
-use crate::event::{NewEvent, Timestamp};
+use crate::event::Timestamp;
 use crate::journal::catalog::{self, Catalog};
 use crate::journal::commit::{Committer, Opened};
 use crate::journal::redb::RedbStore;
 use crate::journal::store::{OpenError, Store, StoreError};
 use crate::journal::{CommittedBatch, Write, WriteError, WriteResult};
 use crate::journal_keeper::{self, JournalKeeper, KeeperHandle, Reads, Retention};
-use crate::limits::{
-    COMMIT_BYTES_MAX, COMMIT_EVENTS_MAX, EVENT_OVERHEAD_BYTES, WRITE_QUEUE_BYTES_MAX,
-    WRITE_QUEUE_EVENTS_MAX,
-};
 
 /// Hears the answer to a write, on the writer's thread: it should only pass it on.
 pub type Reply = Box<dyn FnOnce(WriteResult) + Send>;
@@ -72,26 +73,10 @@ pub struct JournalWriter {
     threads: Mutex<Option<(JoinHandle<()>, JournalKeeper)>>,
 }
 
-/// A write that was not taken, given back.
-pub struct Refused {
-    /// Why.
-    pub reason: RefusedReason,
-    /// The write.
-    pub write: Write,
-    /// Who waits for its answer.
-    pub reply: Reply,
-}
-
-/// Why a write was not taken.
+/// Writes are no longer taken: the server is going down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RefusedReason {
-    /// 503: too much is waiting.
-    #[error("the journal's queue is full")]
-    QueueFull,
-    /// 503: the server is going down.
-    #[error("the journal is closed")]
-    Closed,
-}
+#[error("the journal is closed")]
+pub struct Closed;
 
 /// How the writer is doing.
 #[derive(Clone, Debug, PartialEq)]
@@ -100,10 +85,12 @@ pub struct WriterStatus {
     pub durability: Durability,
     /// Nothing can be written any more.
     pub failed: bool,
-    /// Events waiting.
+    /// Events in the queue.
     pub queued_events: usize,
-    /// Their bytes, with [`EVENT_OVERHEAD_BYTES`] for each.
+    /// Their bytes, with [`EVENT_OVERHEAD_BYTES`](crate::limits::EVENT_OVERHEAD_BYTES) for each.
     pub queued_bytes: usize,
+    /// Writes that wait for room in it.
+    pub waiting_for_room: usize,
     /// When something was last committed; 0 if nothing was since the start.
     pub last_commit_at: Timestamp,
     /// Events in it.
@@ -202,32 +189,37 @@ impl OpenJournal {
 }
 
 impl JournalWriter {
-    /// Puts a write into the queue; `reply` hears its answer.
+    /// Takes a write; `reply` hears its answer. The writer begins with it when it is at work, and
+    /// else once it is woken: see [`JournalWriter::wake`].
     ///
     /// # Errors
-    /// Gives both back when the queue is full or closed. A write that is larger than the whole
-    /// queue is taken when the queue is empty.
-    pub fn write(&self, write: Write, reply: Reply) -> Result<(), Box<Refused>> {
-        let (events, bytes) = cost(&write);
-        let mut queue = self.shared.queue();
-        let is_full = !queue.waiting.is_empty()
-            && (queue.events + events > WRITE_QUEUE_EVENTS_MAX
-                || queue.bytes + bytes > WRITE_QUEUE_BYTES_MAX);
-        if queue.closed || is_full {
-            let reason =
-                if queue.closed { RefusedReason::Closed } else { RefusedReason::QueueFull };
-            return Err(Box::new(Refused { reason, write, reply }));
+    /// When it is closed.
+    pub fn write(&self, write: Write, reply: Reply) -> Result<Place, Closed> {
+        let waiting = Waiting::new(write, reply);
+        let mut inbox = self.shared.inbox();
+        if inbox.closed {
+            return Err(Closed);
         }
-        queue.events += events;
-        queue.bytes += bytes;
-        queue.waiting.push_back(Waiting { write, reply, events, bytes });
+        Ok(inbox.queue.push(waiting))
+    }
+
+    /// Wakes the writer if it sleeps and there is something to write. To be called once after all
+    /// the writes that came together, so that they become one commit.
+    pub fn wake(&self) {
+        let mut inbox = self.shared.inbox();
         // Waking a thread is a system call, which a busy writer does not need.
-        let wake = std::mem::take(&mut queue.writer_sleeps);
-        drop(queue);
-        if wake {
+        if !inbox.queue.is_empty() && std::mem::take(&mut inbox.writer_sleeps) {
+            drop(inbox);
             self.shared.arrived.notify_one();
         }
-        Ok(())
+    }
+
+    /// Gives up waiting for room in the queue. False when there was some in the meantime: then the
+    /// write will be answered, and else nobody hears of it.
+    pub fn withdraw(&self, number: u64) -> bool {
+        // What it holds is dropped without the lock.
+        let withdrawn = self.shared.inbox().queue.withdraw(number);
+        withdrawn.is_some()
     }
 
     /// Where the values are.
@@ -247,9 +239,9 @@ impl JournalWriter {
 
     /// How the writer is doing.
     pub fn status(&self) -> WriterStatus {
-        let (queued_events, queued_bytes) = {
-            let queue = self.shared.queue();
-            (queue.events, queue.bytes)
+        let (queued_events, queued_bytes, waiting_for_room) = {
+            let inbox = self.shared.inbox();
+            (inbox.queue.events(), inbox.queue.bytes(), inbox.queue.outside())
         };
         let figures = &self.shared.figures;
         let load = |figure: &AtomicU64| figure.load(Ordering::Relaxed);
@@ -258,6 +250,7 @@ impl JournalWriter {
             failed: self.has_failed(),
             queued_events,
             queued_bytes,
+            waiting_for_room,
             last_commit_at: Timestamp(load(&figures.last_commit_at)),
             last_commit_events: load(&figures.last_commit_events),
             last_commit_duration: Duration::from_nanos(load(&figures.last_commit_nanos)),
@@ -268,7 +261,7 @@ impl JournalWriter {
 
     /// Takes no more writes, does those that wait, syncs, and ends the thread.
     pub fn close(&self) {
-        self.shared.queue().closed = true;
+        self.shared.inbox().closed = true;
         self.shared.arrived.notify_one();
         let threads = self.threads.lock().expect("no one panics while holding the lock").take();
         if let Some((writer, keeper)) = threads {
@@ -287,7 +280,7 @@ impl Drop for JournalWriter {
 
 #[derive(Default)]
 struct Shared {
-    queue: Mutex<Queue>,
+    inbox: Mutex<Inbox>,
     arrived: Condvar,
     /// What the first failure said: from then on nothing is written.
     failure: Arc<OnceLock<String>>,
@@ -295,19 +288,10 @@ struct Shared {
 }
 
 #[derive(Default)]
-struct Queue {
-    waiting: VecDeque<Waiting>,
-    events: usize,
-    bytes: usize,
+struct Inbox {
+    queue: Queue,
     closed: bool,
     writer_sleeps: bool,
-}
-
-struct Waiting {
-    write: Write,
-    reply: Reply,
-    events: usize,
-    bytes: usize,
 }
 
 #[derive(Default)]
@@ -318,51 +302,34 @@ struct Figures {
     appended_events: AtomicU64,
 }
 
-/// What a write occupies in the queue: events and bytes.
-fn cost(write: &Write) -> (usize, usize) {
-    match write {
-        Write::CreateRun { metadata, .. } => (1, metadata.as_str().len() + EVENT_OVERHEAD_BYTES),
-        Write::Append { events, .. } => {
-            let bytes = |event: &NewEvent| {
-                event.event_type.as_str().len()
-                    + event.payload.as_str().len()
-                    + EVENT_OVERHEAD_BYTES
-            };
-            (events.len(), events.iter().map(bytes).sum())
-        }
-        Write::EndRun { payload, .. } => (1, payload.as_str().len() + EVENT_OVERHEAD_BYTES),
-        Write::DeleteRun { .. } => (1, EVENT_OVERHEAD_BYTES),
-    }
-}
-
 impl Shared {
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().expect("no one panics while holding the lock")
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().expect("no one panics while holding the lock")
     }
 
     /// Waits for something to do.
     fn next(&self, sync_due: Option<Instant>) -> Next {
-        let mut queue = self.queue();
+        let mut inbox = self.inbox();
         loop {
-            if !queue.waiting.is_empty() {
-                return Next::Group(queue.take_group());
+            if !inbox.queue.is_empty() {
+                return Next::Group(inbox.queue.take_group());
             }
-            if queue.closed {
+            if inbox.closed {
                 return Next::Close;
             }
             let wait = sync_due.map(|due| due.saturating_duration_since(Instant::now()));
             if wait == Some(Duration::ZERO) {
                 return Next::Sync;
             }
-            queue.writer_sleeps = true;
-            queue = match wait {
-                None => self.arrived.wait(queue).expect("no one panics while holding the lock"),
+            inbox.writer_sleeps = true;
+            inbox = match wait {
+                None => self.arrived.wait(inbox).expect("no one panics while holding the lock"),
                 Some(wait) => {
-                    let woken = self.arrived.wait_timeout(queue, wait);
+                    let woken = self.arrived.wait_timeout(inbox, wait);
                     woken.expect("no one panics while holding the lock").0
                 }
             };
-            queue.writer_sleeps = false;
+            inbox.writer_sleeps = false;
         }
     }
 }
@@ -371,24 +338,6 @@ enum Next {
     Group(Vec<Waiting>),
     Sync,
     Close,
-}
-
-impl Queue {
-    fn take_group(&mut self) -> Vec<Waiting> {
-        let mut group = Vec::new();
-        let (mut events, mut bytes) = (0, 0);
-        while events < COMMIT_EVENTS_MAX
-            && bytes < COMMIT_BYTES_MAX
-            && let Some(waiting) = self.waiting.pop_front()
-        {
-            events += waiting.events;
-            bytes += waiting.bytes;
-            group.push(waiting);
-        }
-        self.events -= events;
-        self.bytes -= bytes;
-        group
-    }
 }
 
 /// What the thread owns.
@@ -409,7 +358,12 @@ impl Writer {
     fn work(mut self) {
         loop {
             match self.shared.next(self.sync_due()) {
-                Next::Group(group) => self.commit(group),
+                Next::Group(group) => {
+                    self.commit(group);
+                    // Who was answered may have more: with that the next commit is larger, and
+                    // where the workers share this processor they would wait for it otherwise.
+                    std::thread::yield_now();
+                }
                 Next::Sync => self.sync(),
                 Next::Close => {
                     self.sync();
@@ -535,12 +489,14 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::event::{EventId, EventType, Json, Labels, RunId};
+    use crate::event::{EventId, EventType, Json, Labels, NewEvent, RunId};
     use crate::journal::memory::MemoryStore;
     use crate::journal::model::{Model, done, seeded};
     use crate::journal::store::{Change, RowVisitor, Table, ValueVisitor};
     use crate::journal::{IfMatch, Once, Written};
+    use crate::limits::WRITE_QUEUE_BYTES_MAX;
     use rand::RngExt;
+    use std::collections::VecDeque;
 
     /// A store in memory that does as it is told, once each: fail, or wait.
     #[derive(Default)]
@@ -617,7 +573,8 @@ mod tests {
     fn submit(writer: &JournalWriter, write: Write) -> mpsc::Receiver<WriteResult> {
         let (sender, receiver) = mpsc::channel();
         let reply: Reply = Box::new(move |answer| drop(sender.send(answer)));
-        assert!(writer.write(write, reply).is_ok());
+        writer.write(write, reply).unwrap();
+        writer.wake();
         receiver
     }
 
@@ -711,27 +668,47 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_gives_the_write_back() {
+    fn who_finds_no_room_waits_in_order_and_may_give_up() {
+        const MEBIBYTE: usize = 1024 * 1024;
         let store = Arc::new(FaultyStore::default());
         let writer = start(&store, Durability::Immediate);
         write(&writer, create()).unwrap();
         let gate = store.gate.lock().unwrap();
-        let mut answers = Vec::new();
-        let refused = loop {
+        let (mut answers, mut outside) = (Vec::new(), Vec::new());
+        while outside.len() < 20 {
             let (sender, receiver) = mpsc::channel();
             let reply: Reply = Box::new(move |answer| drop(sender.send(answer)));
-            match writer.write(append(1024 * 1024), reply) {
-                Ok(()) => answers.push(receiver),
-                Err(refused) => break refused,
+            let place = writer.write(append(MEBIBYTE), reply).unwrap();
+            writer.wake();
+            match place {
+                Place::Queued => assert!(outside.is_empty(), "nobody overtakes"),
+                Place::Outside(number) => outside.push(number),
             }
-        };
-        assert_eq!(refused.reason, RefusedReason::QueueFull);
-        assert!(writer.status().queued_bytes <= WRITE_QUEUE_BYTES_MAX);
-        assert!(answers.len() >= WRITE_QUEUE_BYTES_MAX / (1024 * 1024 + 1024));
-        drop(gate);
-        for answer in &answers {
-            wait(answer).unwrap();
+            answers.push(receiver);
         }
+        let within = answers.len() - outside.len();
+        assert!(within >= WRITE_QUEUE_BYTES_MAX / (MEBIBYTE + 1024));
+        let status = writer.status();
+        assert!(status.queued_bytes <= WRITE_QUEUE_BYTES_MAX);
+        assert_eq!(status.waiting_for_room, 20);
+        // Every other one gives up.
+        for (at, number) in outside.iter().enumerate().step_by(2).rev() {
+            assert!(writer.withdraw(*number));
+            assert!(!writer.withdraw(*number));
+            let gone = answers.remove(within + at);
+            assert!(gone.recv_timeout(Duration::from_secs(10)).is_err(), "it has no answer");
+        }
+        drop(gate);
+        let mut last_id = EventId(0);
+        for answer in &answers {
+            let Ok(Written::Appended { batch, range }) = wait(answer) else { panic!() };
+            let id = batch.events[range][0].event.id;
+            assert!(id > last_id, "{id} after {last_id}");
+            last_id = id;
+        }
+        assert!(!writer.withdraw(outside[1]), "it was answered");
+        assert_eq!(writer.status().waiting_for_room, 0);
+        assert_eq!(last_id.0, 1 + answers.len() as u64, "who gave up is not in the journal");
     }
 
     #[test]
@@ -743,8 +720,7 @@ mod tests {
         writer.close();
         assert!(answers.iter().all(|answer| wait(answer).is_ok()));
         assert_eq!(store.syncs.load(Ordering::SeqCst), 1);
-        let refused = writer.write(append(1), Box::new(|_| {})).err().unwrap();
-        assert_eq!(refused.reason, RefusedReason::Closed);
+        assert_eq!(writer.write(append(1), Box::new(|_| {})), Err(Closed));
     }
 
     #[test]

@@ -62,10 +62,14 @@ pub const STREAM_RUNS_MAX: usize = 64;
 /// Most event types that one stream may name with `?types=`.
 pub const STREAM_TYPES_MAX: usize = 64;
 
-/// Requests waiting for the journal writer, at most, in events (503 above).
+/// Requests in the journal writer's queue, at most, in events. Further ones wait for room.
 pub const WRITE_QUEUE_EVENTS_MAX: usize = 256 * 1024;
 /// The same in bytes.
 pub const WRITE_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// How long a request waits for room there, in seconds (503 above): longer than a disk stalls now
+/// and then, and shorter than the patience of most clients. What it holds meanwhile is its own
+/// body, so all of them hold no more than `max_connections` times `max_body_bytes`.
+pub const WRITE_ROOM_SECONDS_MAX: u64 = 5;
 /// Events in one group commit, at most: at some 2 µs an event the rest of the queue waits 8 ms.
 pub const COMMIT_EVENTS_MAX: usize = 4_096;
 /// Payload bytes in one group commit, at most.

@@ -66,6 +66,7 @@ pub fn worker(shared: &Shared) -> Response {
             "failed": status.failed,
             "queue_events": status.queued_events,
             "queue_bytes": status.queued_bytes,
+            "waiting_for_room": status.waiting_for_room,
             "reads_waiting": shared.readers.depth(),
             "appended_events": status.appended_events,
             "log_bytes": status.log_bytes,

@@ -34,7 +34,7 @@ use crate::{
     event::{EventId, RunId},
     hub::{History, HistoryJob, Hub, HubConfig, HubLimits, Outgoing, Peer, Token},
     journal::{CommittedBatch, Write, WriteError, WriteResult, catalog::Catalog, store::Store},
-    journal_writer::RefusedReason,
+    journal_writer::Place,
     limits::{
         GIVE_BACK_CONNECTIONS_MIN, GIVE_BACK_WAIT_MS, READ_BYTES, SEND_SLICE_MAX, SEND_SLICE_MIN,
         TICK_MS,
@@ -79,13 +79,16 @@ pub struct Worker {
     ring: RefCell<StreamRing>,
     listener: Rc<Pollable>,
     bell: Doorbell,
-    writes: RefCell<Slab<Promise<WriteResult>>>,
+    writes: RefCell<Slab<Promise<Option<WriteResult>>>>,
     reads: RefCell<Slab<Promise<Box<dyn Any + Send>>>>,
     polls: RefCell<HashMap<RunId, Vec<Promise<()>>>>,
     is_draining: Cell<bool>,
     /// How many sends the last slice could have, and whether a request has come since.
     slice: Cell<usize>,
     has_request: Cell<bool>,
+    /// Whether there is something new in the journal's queue, for which the writer may have to be
+    /// woken.
+    has_written: Cell<bool>,
     free_memory: Cell<FreeMemory>,
     started: Instant,
     date: RefCell<(u64, Rc<str>)>,
@@ -144,6 +147,7 @@ impl Worker {
             is_draining: Cell::new(false),
             slice: Cell::new(SEND_SLICE_MIN),
             has_request: Cell::new(false),
+            has_written: Cell::new(false),
             // Setting up leaves something, too.
             free_memory: Cell::new(FreeMemory { connections: 0, due: Some(GIVE_BACK_TICKS) }),
             started: Instant::now(),
@@ -203,23 +207,38 @@ impl Worker {
         key
     }
 
-    /// Has the journal do a write, and waits for its answer.
+    /// Has the journal do a write, and waits for its answer; also for room in the journal's queue,
+    /// but no longer than `patience`.
     ///
     /// # Errors
-    /// `None` when the journal's queue is full.
-    pub async fn write(&self, write: Write) -> Option<WriteResult> {
+    /// `None` when there was no room in that time.
+    pub async fn write(&self, write: Write, patience: Option<Duration>) -> Option<WriteResult> {
         let promise = Promise::default();
         let ticket = self.writes.borrow_mut().insert(promise.clone());
         let mailbox = Arc::clone(&self.mailbox);
         let reply = Box::new(move |result| mailbox.post(Letter::Written(ticket, result)));
-        if let Err(refused) = self.shared.journal.write(write, reply) {
+        let Ok(place) = self.shared.journal.write(write, reply) else {
             self.writes.borrow_mut().remove(ticket);
-            return match refused.reason {
-                RefusedReason::QueueFull => None,
-                RefusedReason::Closed => Some(Err(WriteError::Closed)),
-            };
+            return Some(Err(WriteError::Closed));
+        };
+        // The writer is woken by the next turn, when all who are ready have written.
+        self.has_written.set(true);
+        self.bell.ring();
+        let armed = match (place, patience) {
+            (Place::Outside(number), Some(patience)) => {
+                let deadline = Deadline::Room(Arc::clone(&self.shared), number, promise.clone());
+                Some(self.arm(deadline, patience))
+            }
+            _ => None,
+        };
+        let result = promise.wait().await;
+        if let Some(key) = armed {
+            self.deadlines.borrow_mut().disarm(key);
         }
-        Some(promise.wait().await)
+        if result.is_none() {
+            self.writes.borrow_mut().remove(ticket);
+        }
+        result
     }
 
     /// Has a reader thread find something out, and waits for it; `None` when too many wait.
@@ -355,6 +374,9 @@ impl Worker {
 
     /// One round of everything; true when it should come round again at once.
     fn turn(&self) -> bool {
+        if self.has_written.take() {
+            self.shared.journal.wake();
+        }
         let scratch = &mut *self.scratch.borrow_mut();
         let (now, wall) = (self.tick(), self.shared.clock.now());
         // The loop may have slept since the last turn, and letters may start timers.
@@ -406,7 +428,7 @@ impl Worker {
             }
             Letter::Written(ticket, result) => {
                 self.note_request();
-                self.writes.borrow_mut().remove(ticket).keep(result);
+                self.writes.borrow_mut().remove(ticket).keep(Some(result));
             }
             Letter::Read(ticket, found) => {
                 self.note_request();

@@ -329,6 +329,7 @@ fn limits_are_what_they_are_said_to_be() {
         WAIT_SECONDS_MAX,
         WRITE_QUEUE_BYTES_MAX,
         WRITE_QUEUE_EVENTS_MAX,
+        WRITE_ROOM_SECONDS_MAX,
     ]
     .into();
     let mut documented = BTreeSet::new();

@@ -18,7 +18,7 @@ use crate::{
         history::{HistoryRequest, read_forward},
         store::{Store, StoreError},
     },
-    limits::{EVENT_OVERHEAD_BYTES, PAGE_BYTES_MAX},
+    limits::{EVENT_OVERHEAD_BYTES, PAGE_BYTES_MAX, WRITE_ROOM_SECONDS_MAX},
     route::Route,
     shared::read_catalog,
     status,
@@ -55,6 +55,11 @@ pub(super) fn max_event_bytes(worker: &Worker) -> usize {
     worker.shared.settings.max_event_bytes.0 as usize
 }
 
+/// Has the journal do a write; waits for room there for a bounded time.
+async fn commit(worker: &Worker, write: Write) -> Option<WriteResult> {
+    worker.write(write, Some(Duration::from_secs(WRITE_ROOM_SECONDS_MAX))).await
+}
+
 async fn create_run(
     worker: &Rc<Worker>,
     head: &RequestHead,
@@ -63,7 +68,7 @@ async fn create_run(
     let key = query::idempotency_key(&head.headers, body)?;
     let new_run = body::new_run(body, max_event_bytes(worker))?;
     let write = Write::CreateRun { labels: new_run.labels, metadata: new_run.metadata, key };
-    match worker.write(write).await {
+    match commit(worker, write).await {
         Some(Ok(Written::Created(run))) => Ok(answer::created(&run)),
         Some(Ok(Written::CreatedBefore { run, first_id })) => {
             let found = read_catalog(&worker.shared, |catalog| catalog.run(run));
@@ -92,7 +97,7 @@ async fn append(
     let if_match = query::if_match(&head.headers)?;
     let new = body::new_events(body, max_event_bytes(worker))?;
     let write = Write::Append { run, events: new.events, once, if_match };
-    match worker.write(write).await {
+    match commit(worker, write).await {
         Some(Ok(Written::Appended { batch, range })) => {
             Ok(answer::appended(batch.events[range].iter().map(|one| &one.event), new.is_array))
         }
@@ -124,7 +129,7 @@ async fn end_run(
     let if_match = query::if_match(&head.headers)?;
     let end = body::run_end(body, max_event_bytes(worker))?;
     let write = Write::EndRun { run, status: end.status, payload: end.payload, if_match };
-    match worker.write(write).await {
+    match commit(worker, write).await {
         Some(Ok(Written::Ended(run))) => Ok(answer::run(200, &run)),
         other => Ok(refusal_of(other, None)),
     }
@@ -136,7 +141,7 @@ async fn delete_run(
     head: &RequestHead,
 ) -> Result<Response, Problem> {
     let if_match = query::if_match(&head.headers)?;
-    match worker.write(Write::DeleteRun { run, if_match }).await {
+    match commit(worker, Write::DeleteRun { run, if_match }).await {
         Some(Ok(Written::Deleted)) => Ok(Response::empty(204)),
         other => Ok(refusal_of(other, None)),
     }
@@ -217,7 +222,8 @@ async fn read<T: Send + 'static>(
 pub(super) fn refusal_of(result: Option<WriteResult>, uploaded: Option<&Uploaded>) -> Response {
     match result {
         None => {
-            let problem = Problem::new(503).of_type("queue-full", "The journal's queue is full");
+            let problem =
+                Problem::new(503).of_type("queue-full", "There is no room in the journal's queue");
             answer::problem(&uploaded.map_or(problem.clone(), |done| done.problem(problem)))
         }
         Some(Err(error)) => answer::refused(&error, uploaded),

@@ -197,7 +197,8 @@ impl Upload {
             if_match: std::mem::take(&mut self.if_match),
         };
         self.bytes = 0;
-        match worker.write(write).await {
+        // Nothing is read meanwhile, so who uploads waits as long as it takes.
+        match worker.write(write, None).await {
             Some(Ok(Written::Appended { batch, range })) => {
                 self.done.add(&batch.events[range]);
                 Ok(())

@@ -42,6 +42,7 @@ fn the_worker_tells_of_each_event_loop_and_of_the_journal() {
         }
         let journal = &worker["journal"];
         assert!(journal["queue_events"].is_u64(), "{worker}");
+        assert_eq!(journal["waiting_for_room"], 0, "{worker}");
         assert!(journal["last_commit"].is_object(), "{worker}");
         assert_eq!(journal["durability"], "immediate", "{worker}");
     }
