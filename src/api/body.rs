@@ -70,14 +70,14 @@ pub fn new_run(body: &[u8], max_event_bytes: usize) -> Result<NewRun, Problem> {
     if body.is_empty() {
         return Ok(NewRun { labels: Labels::default(), metadata: Json::null() });
     }
-    let RunBody { project, session, metadata } = object("", text(body)?)?;
+    let RunBody { project, session, metadata } = object(At::Body, text(body)?)?;
     Ok(NewRun {
         labels: Labels {
             project: project.map(|text| label("project", &text)).transpose()?,
             session: session.map(|text| label("session", &text)).transpose()?,
         },
         // It is a member of the payload of `RUN_CREATED`.
-        metadata: json("metadata", metadata, PAYLOAD_DEPTH_MAX - 1, max_event_bytes)?,
+        metadata: json(At::Body, "metadata", metadata, PAYLOAD_DEPTH_MAX - 1, max_event_bytes)?,
     })
 }
 
@@ -88,10 +88,10 @@ pub fn new_run(body: &[u8], max_event_bytes: usize) -> Result<NewRun, Problem> {
 pub fn new_events(body: &[u8], max_event_bytes: usize) -> Result<NewEvents, Problem> {
     let text = text(body)?;
     if !text.trim_start_matches([' ', '\t', '\r', '\n']).starts_with('[') {
-        let events = vec![event("", text, max_event_bytes)?];
+        let events = vec![event(At::Body, text, max_event_bytes)?];
         return Ok(NewEvents { events, is_array: false });
     }
-    let items: Vec<&RawValue> = parse("", text)?;
+    let items: Vec<&RawValue> = parse(At::Body, text)?;
     if items.is_empty() || items.len() > ARRAY_EVENTS_MAX {
         let reason = format!("an array has 1 to {ARRAY_EVENTS_MAX} events; use NDJSON for more");
         return Err(invalid("", &reason));
@@ -99,7 +99,7 @@ pub fn new_events(body: &[u8], max_event_bytes: usize) -> Result<NewEvents, Prob
     let events = items
         .into_iter()
         .enumerate()
-        .map(|(index, item)| event(&format!("[{index}]"), item.get(), max_event_bytes))
+        .map(|(index, item)| event(At::Item(index), item.get(), max_event_bytes))
         .collect::<Result<_, _>>()?;
     Ok(NewEvents { events, is_array: true })
 }
@@ -109,7 +109,7 @@ pub fn new_events(body: &[u8], max_event_bytes: usize) -> Result<NewEvents, Prob
 /// # Errors
 /// As [`new_events`].
 pub fn event_line(line: &[u8], max_event_bytes: usize) -> Result<NewEvent, Problem> {
-    event("", text(line)?, max_event_bytes)
+    event(At::Body, text(line)?, max_event_bytes)
 }
 
 /// Reads the body of `PATCH /runs/{id}`.
@@ -117,7 +117,7 @@ pub fn event_line(line: &[u8], max_event_bytes: usize) -> Result<NewEvent, Probl
 /// # Errors
 /// As [`new_run`].
 pub fn run_end(body: &[u8], max_event_bytes: usize) -> Result<RunEnd, Problem> {
-    let EndBody { status, payload } = object("", text(body)?)?;
+    let EndBody { status, payload } = object(At::Body, text(body)?)?;
     let status = match status.as_deref() {
         Some("completed") => RunStatus::Completed,
         Some("failed") => RunStatus::Failed,
@@ -125,33 +125,45 @@ pub fn run_end(body: &[u8], max_event_bytes: usize) -> Result<RunEnd, Problem> {
         Some(_) => return Err(invalid("status", "must be completed, failed or cancelled")),
         None => return Err(invalid("status", "is required")),
     };
-    Ok(RunEnd { status, payload: json("payload", payload, PAYLOAD_DEPTH_MAX, max_event_bytes)? })
+    Ok(RunEnd {
+        status,
+        payload: json(At::Body, "payload", payload, PAYLOAD_DEPTH_MAX, max_event_bytes)?,
+    })
 }
 
-/// An event that stands at this place in the body.
-fn event(at: &str, text: &str, max_event_bytes: usize) -> Result<NewEvent, Problem> {
-    let EventBody { event_type, payload } = object(at, text)?;
-    let field = join(at, "type");
-    let Some(event_type) = event_type else { return Err(invalid(&field, "is required")) };
-    let event_type =
-        EventType::new(&event_type).map_err(|error| invalid(&field, &error.to_string()))?;
-    if event_type.is_reserved() {
-        return Err(invalid(&field, "is a type that only the server writes"));
+/// What is read: the whole body, or one item of the array that it is. Its name is made only when
+/// there is something wrong with it.
+#[derive(Clone, Copy)]
+enum At {
+    Body,
+    Item(usize),
+}
+
+impl At {
+    /// The path of a field of it, or its own.
+    fn path(self, field: &str) -> String {
+        match (self, field) {
+            (At::Body, field) => field.to_owned(),
+            (At::Item(index), "" | ".") => format!("[{index}]"),
+            (At::Item(index), field) => format!("[{index}].{field}"),
+        }
     }
-    let payload = json(&join(at, "payload"), payload, PAYLOAD_DEPTH_MAX, max_event_bytes)?;
+}
+
+fn event(at: At, text: &str, max_event_bytes: usize) -> Result<NewEvent, Problem> {
+    let EventBody { event_type, payload } = object(at, text)?;
+    let wrong = |reason: &str| invalid(&at.path("type"), reason);
+    let Some(event_type) = event_type else { return Err(wrong("is required")) };
+    let event_type = EventType::new(&event_type).map_err(|error| wrong(&error.to_string()))?;
+    if event_type.is_reserved() {
+        return Err(wrong("is a type that only the server writes"));
+    }
+    let payload = json(at, "payload", payload, PAYLOAD_DEPTH_MAX, max_event_bytes)?;
     Ok(NewEvent { event_type, payload })
 }
 
-/// The path of a field of what stands at `at`.
-fn join(at: &str, field: &str) -> String {
-    match (at, field) {
-        ("", field) => field.to_owned(),
-        (at, "" | ".") => at.to_owned(),
-        (at, field) => format!("{at}.{field}"),
-    }
-}
-
 fn json(
+    at: At,
     field: &str,
     raw: Option<&RawValue>,
     depth_max: usize,
@@ -159,8 +171,9 @@ fn json(
 ) -> Result<Json, Problem> {
     let Some(raw) = raw else { return Ok(Json::null()) };
     let json = Json::from_raw_within(raw, depth_max)
-        .map_err(|error| invalid(field, &error.to_string()))?;
+        .map_err(|error| invalid(&at.path(field), &error.to_string()))?;
     if json.as_str().len() > max_bytes {
+        let field = at.path(field);
         let detail = format!("{field} has more than {max_bytes} bytes (max_event_bytes)");
         return Err(Problem::new(413).detail(detail));
     }
@@ -177,30 +190,37 @@ fn text(body: &[u8]) -> Result<&str, Problem> {
 }
 
 /// Reads an object. `serde` would take an array of its values in order for one too.
-fn object<'a, T: Deserialize<'a>>(at: &str, text: &'a str) -> Result<T, Problem> {
+fn object<'a, T: Deserialize<'a>>(at: At, text: &'a str) -> Result<T, Problem> {
     let value = parse(at, text)?;
     if !text.trim_start_matches([' ', '\t', '\r', '\n']).starts_with('{') {
-        return Err(invalid(at, "must be an object"));
+        return Err(invalid(&at.path(""), "must be an object"));
     }
     Ok(value)
 }
 
-fn parse<'a, T: Deserialize<'a>>(at: &str, text: &'a str) -> Result<T, Problem> {
+/// Reads a value. Which field is at fault is looked for only when one is: to keep track of it takes
+/// as long as the reading itself.
+fn parse<'a, T: Deserialize<'a>>(at: At, text: &'a str) -> Result<T, Problem> {
+    serde_json::from_str(text).map_err(|error| fault::<T>(at, text, &error))
+}
+
+/// What is wrong with a text that is no `T`.
+#[cold]
+fn fault<'a, T: Deserialize<'a>>(at: At, text: &'a str, error: &serde_json::Error) -> Problem {
+    let not_json = |error| Problem::new(400).detail(format!("not JSON: {}", reason(error, text)));
+    // What is wrong with a value may be said before the end of a text that is no JSON at all.
+    let is_json = || serde_json::from_str::<IgnoredAny>(text).is_ok();
+    if error.classify() != Category::Data || !is_json() {
+        return not_json(error);
+    }
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-        let field = join(at, error.path().to_string().trim_start_matches('.'));
-        let reason = reason(error.inner(), text);
-        // What is wrong with a value may be said before the end of a text that is no JSON at all.
-        let is_json = || serde_json::from_str::<IgnoredAny>(text).is_ok();
-        match error.inner().classify() {
-            Category::Data if is_json() => invalid(&field, &reason),
-            _ => Problem::new(400).detail(format!("not JSON: {reason}")),
+    match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
+        Ok(_) => not_json(error),
+        Err(found) => {
+            let field = at.path(found.path().to_string().trim_start_matches('.'));
+            invalid(&field, &reason(found.inner(), text))
         }
-    })?;
-    deserializer
-        .end()
-        .map_err(|error| Problem::new(400).detail(format!("not JSON: {}", reason(&error, text))))?;
-    Ok(value)
+    }
 }
 
 /// What is wrong, and where; in a text of one line without the number of that line.
