@@ -1,17 +1,23 @@
 //! What a group commit costs, from staging to the end of the sync, beside a bare redb that inserts
-//! the same bytes keyed by id, one row an event. And what replay costs.
+//! the same bytes keyed by id, one row an event; and the same through the writer's thread, from
+//! waking it to the last answer. And what replay costs.
 
 use std::hint::black_box;
-use std::sync::RwLock;
+use std::sync::{Arc, RwLock, mpsc};
 use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use redb::{Database, TableDefinition};
 use tempfile::TempDir;
-use tidewheel::event::{EventId, RunId, Scope, Selection};
+use tidewheel::config::Durability;
+use tidewheel::event::{EventId, Json, Labels, RunId, Scope, Selection};
 use tidewheel::journal::commit::Committer;
 use tidewheel::journal::history::{HistoryRequest, read_forward};
+use tidewheel::journal::memory::MemoryStore;
 use tidewheel::journal::redb::RedbStore;
+use tidewheel::journal::{Write, WriteResult};
+use tidewheel::journal_keeper::Retention;
+use tidewheel::journal_writer::{JournalWriter, OpenJournal};
 use tidewheel::limits::{
     IDEMPOTENCY_KEYS, LOG_CACHE_BYTES, REPLAY_CHUNK_BYTES, REPLAY_CHUNK_VALUES_MAX,
 };
@@ -40,8 +46,8 @@ fn commits(criterion: &mut Criterion) {
     for events in BATCHES {
         group.throughput(Throughput::Elements(events as u64));
         for runs in RUNS {
-            let directory = directory();
-            let mut journal = journal(&directory, runs);
+            let directory = self::directory();
+            let mut journal = self::journal(&directory, runs);
             group.bench_function(
                 BenchmarkId::new(format!("journal/{runs} runs"), events),
                 |bencher| {
@@ -54,8 +60,17 @@ fn commits(criterion: &mut Criterion) {
                 },
             );
         }
+        let directory = self::directory();
+        let (writer, mut journal) = writer(&directory);
+        group.bench_function(BenchmarkId::new("writer's thread/1 run", events), |bencher| {
+            bencher.iter_batched(
+                || journal.appends(events),
+                |writes| answered(&writer, writes),
+                BatchSize::PerIteration,
+            );
+        });
         group.bench_function(BenchmarkId::new("bare redb, a row an event", events), |bencher| {
-            let directory = directory();
+            let directory = self::directory();
             let database = Database::builder()
                 .set_cache_size(LOG_CACHE_BYTES)
                 .create(directory.path().join("bare.redb"))
@@ -66,6 +81,29 @@ fn commits(criterion: &mut Criterion) {
         });
     }
     group.finish();
+}
+
+/// A writer with one run, and where appends to it come from.
+fn writer(directory: &TempDir) -> (JournalWriter, Journal<MemoryStore>) {
+    let journal = OpenJournal::open(directory.path(), IDEMPOTENCY_KEYS).unwrap();
+    let (clock, retention) = (Arc::default(), Retention::default());
+    let writer = journal.start(clock, Durability::Immediate, retention, Vec::new()).unwrap();
+    let create = Write::CreateRun { labels: Labels::default(), metadata: Json::null(), key: None };
+    assert_eq!(answered(&writer, vec![create]), 1);
+    (writer, Journal::open(MemoryStore::default(), 1))
+}
+
+/// Has the writer do these writes, and waits for every answer.
+fn answered(writer: &JournalWriter, writes: Vec<Write>) -> usize {
+    let (tell, answers) = mpsc::channel();
+    for write in writes {
+        let tell = tell.clone();
+        let reply = Box::new(move |answer: WriteResult| tell.send(answer.is_ok()).unwrap());
+        writer.write(write, reply).unwrap();
+    }
+    drop(tell);
+    writer.wake();
+    answers.iter().inspect(|is_done| assert!(is_done)).count()
 }
 
 fn bare_commit(database: &Database, row: &str, next_id: &mut u64, events: usize) {
