@@ -412,7 +412,8 @@ mod tests {
     fn write(writer: &JournalWriter, write: Write) -> WriteResult {
         let (sender, receiver) = mpsc::channel();
         let reply = Box::new(move |answer| drop(sender.send(answer)));
-        assert!(writer.write(write, reply).is_ok());
+        writer.write(write, reply).unwrap();
+        writer.wake();
         receiver.recv().unwrap()
     }
 

@@ -172,8 +172,9 @@ fn submit(writer: &JournalWriter, writes: Vec<Write>) -> (Instant, mpsc::Receive
             assert!(answer.is_ok());
             sender.map(|sender| sender.send(()));
         });
-        assert!(writer.write(write, reply).is_ok());
+        writer.write(write, reply).unwrap();
     }
+    writer.wake();
     (since, answered)
 }
 
