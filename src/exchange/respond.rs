@@ -180,12 +180,13 @@ async fn list_events(
     // What was looked at in vain need not be looked at again.
     let mut from = query.after;
     let response = loop {
-        let (head, last_id) =
-            read_catalog(&worker.shared, |catalog| (catalog.head(run), catalog.last_id()));
+        let (head, is_ahead) = read_catalog(&worker.shared, |catalog| {
+            (catalog.head(run), catalog.is_ahead(query.after))
+        });
         let Some(head) = head else { break Ok(answer::no_such_run(run)) };
         let must_answer = head.status.has_ended()
             || worker.is_draining()
-            || query.after > last_id
+            || is_ahead
             || armed.as_ref().is_none_or(Armed::has_struck);
         if must_answer || head.last_event_id > from {
             let query = query.clone();
@@ -241,10 +242,10 @@ fn page(
 ) -> Result<Option<(EventsPage, EventId)>, StoreError> {
     let found = {
         let catalog = catalog::read(catalog);
-        catalog.head(run).map(|head| (head, catalog.last_id()))
+        let reset = catalog.is_ahead(query.after);
+        catalog.head(run).map(|head| (head, catalog.last_id(), reset))
     };
-    let Some((head, last_id)) = found else { return Ok(None) };
-    let reset = query.after > last_id;
+    let Some((head, last_id, reset)) = found else { return Ok(None) };
     let mut after = if reset { EventId(0) } else { from };
     let selection = Selection { scope: Scope::Runs([run].into()), types: query.types.clone() };
     let mut page = EventsPage {

@@ -50,21 +50,21 @@ pub(super) fn stream(
     }
     let shared = &worker.shared;
     if let Scope::Runs(runs) = &scope {
-        let (heads, last_id) = read_catalog(shared, |catalog| {
+        let (heads, last_id, is_ahead) = read_catalog(shared, |catalog| {
             let heads: Result<Vec<_>, RunId> =
                 runs.iter().map(|run| catalog.head(*run).ok_or(*run)).collect();
-            (heads, catalog.last_id())
+            let is_ahead = matches!(query.start, Start::After(at) if catalog.is_ahead(at));
+            (heads, catalog.last_id(), is_ahead)
         });
         let heads = match heads {
             Ok(heads) => heads,
             Err(missing) => return Ok(answer::no_such_run(missing).into()),
         };
         let has_everything = |cursor: EventId| {
-            cursor <= last_id
-                && heads.iter().all(|run| run.status.has_ended() && cursor >= run.last_event_id)
+            heads.iter().all(|run| run.status.has_ended() && cursor >= run.last_event_id)
         };
         match query.start {
-            Start::After(cursor) if has_everything(cursor) => {
+            Start::After(cursor) if !is_ahead && has_everything(cursor) => {
                 return Ok(Response::empty(204).into());
             }
             Start::Now if has_everything(last_id) => {
@@ -141,12 +141,13 @@ pub(super) async fn park(transport: Transport, origin: Origin, head: &RequestHea
 /// Parks a socket as the subscriber that a request asked for.
 fn subscribe(worker: &Worker, socket: OwnedFd, is_local: bool, scope: Scope, query: &StreamQuery) {
     let seen = worker.seen();
-    let (last_id, runs) = read_catalog(&worker.shared, |catalog| {
+    let (last_id, is_ahead, runs) = read_catalog(&worker.shared, |catalog| {
         let runs: Vec<_> = match &scope {
             Scope::Runs(runs) => runs.iter().map(|run| (*run, catalog.head(*run))).collect(),
             _ => Vec::new(),
         };
-        (catalog.last_id(), runs)
+        let is_ahead = matches!(query.start, Start::After(at) if catalog.is_ahead(at));
+        (catalog.last_id(), is_ahead, runs)
     });
     // Of a label the newest event is not known; that it is the newest of all is safe to assume.
     let newest = match &scope {
@@ -166,9 +167,7 @@ fn subscribe(worker: &Worker, socket: OwnedFd, is_local: bool, scope: Scope, que
         .collect();
     let mut greeting = Vec::new();
     let mut start = query.start;
-    if let Start::After(cursor) = start
-        && cursor > last_id
-    {
+    if is_ahead {
         sse::reset(&mut greeting);
         start = Start::After(EventId(0));
     }

@@ -19,7 +19,7 @@ use std::sync::{Arc, RwLock, RwLockReadGuard};
 
 use super::RunSummary;
 use super::codec::{DecodeError, parse_run_created};
-use super::cold::{State, Window};
+use super::cold::{Jump, State, Window};
 use super::postings::Postings;
 use crate::event::{EventId, EventRef, Json, Label, Labels, RunId, RunStatus, Scope, Timestamp};
 use crate::limits::{CATALOG_SLICE_BYTES, CATALOG_SLICE_RUNS, PAGE_BYTES_MAX};
@@ -36,6 +36,8 @@ pub struct Catalog {
     /// What was moved out of the log, and what of that is left.
     state: State,
     windows: Vec<Window>,
+    /// Ids that were left out by a restore or an import, in order.
+    jumps: Vec<Jump>,
     /// Events that a run keeps, at most.
     run_events_max: u64,
     /// Runs that retention has removed since this was last asked.
@@ -142,6 +144,7 @@ impl Default for Catalog {
             next_run: RunId(1),
             state: State::default(),
             windows: Vec::new(),
+            jumps: Vec::new(),
             run_events_max: u64::MAX,
             vanished: Vec::new(),
         }
@@ -152,6 +155,27 @@ impl Catalog {
     /// The last id that was given out, to an event or to a deletion.
     pub fn last_id(&self) -> EventId {
         self.last_id
+    }
+
+    /// The id that the next event or deletion gets.
+    pub fn next_id(&self) -> EventId {
+        let after_jump = self.jumps.last().map_or(EventId(0), |jump| jump.next);
+        self.last_id.next().max(after_jump)
+    }
+
+    /// Whether a cursor is of no event that this journal has ever had: it lies above the last id,
+    /// or where ids were left out.
+    pub fn is_ahead(&self, cursor: EventId) -> bool {
+        cursor > self.last_id || self.is_left_out(cursor)
+    }
+
+    fn is_left_out(&self, id: EventId) -> bool {
+        self.jumps.iter().any(|jump| jump.holds(id))
+    }
+
+    /// Where ids were left out, in order.
+    pub fn jumps(&self) -> &[Jump] {
+        &self.jumps
     }
 
     /// The id that the next run gets.
@@ -347,10 +371,11 @@ impl Catalog {
     }
 
     /// Takes in what was moved before the journal was opened.
-    pub(super) fn restore(&mut self, state: State, windows: Vec<Window>) {
+    pub(super) fn restore(&mut self, state: State, jumps: Vec<Jump>, windows: Vec<Window>) {
         self.last_id = state.moved_through;
         self.next_run = state.next_run.max(RunId(1));
         self.state = state;
+        self.jumps = jumps;
         self.windows = windows;
     }
 
@@ -430,7 +455,7 @@ impl Catalog {
     }
 
     fn take_id(&mut self, id: EventId) -> Result<(), DecodeError> {
-        if id <= self.last_id {
+        if id <= self.last_id || self.is_left_out(id) {
             return Err(DecodeError::Malformed("an id that was given out before"));
         }
         self.last_id = id;

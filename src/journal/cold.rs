@@ -41,6 +41,34 @@ pub struct State {
     pub vanished_through: EventId,
 }
 
+/// Ids that are left out for ever: from after one to before another.
+///
+/// A restore goes on 2^32 higher, so that no id names two events: one that was made after the
+/// backup, and is lost, and one that is made after the restore. A cursor in between is of such a
+/// lost event, or of another journal: it counts as one that lies ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Jump {
+    /// The last id before it.
+    pub after: EventId,
+    /// The first id that may be given out after it.
+    pub next: EventId,
+}
+
+/// How far ids go on above the last one after a restore or an import.
+const JUMP_IDS: u64 = 1 << 32;
+
+impl Jump {
+    /// The one from this id on.
+    pub fn from(after: EventId) -> Jump {
+        Jump { after, next: EventId(after.0.saturating_add(JUMP_IDS)) }
+    }
+
+    /// Whether an id lies in it.
+    pub fn holds(&self, id: EventId) -> bool {
+        self.after < id && id < self.next
+    }
+}
+
 /// A window, under its first id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
@@ -60,6 +88,8 @@ pub struct Window {
 
 /// Key of a row that there is one of.
 const THE_ONE: &[u8] = b"";
+/// Key of the row of jumps, beside that of the state.
+const JUMPS: &[u8] = b"jumps";
 
 /// The key of a row that belongs to a run, an id or a window; the greater number has the greater
 /// key.
@@ -99,7 +129,11 @@ fn producer_key(run: RunId, id: &str) -> Vec<u8> {
     [&run.0.to_be_bytes(), id.as_bytes()].concat()
 }
 
-fn numbers<const N: usize>(key: &[u8]) -> Result<[u64; N], DecodeError> {
+/// The numbers that a key is made of.
+///
+/// # Errors
+/// When it has another length.
+pub fn numbers<const N: usize>(key: &[u8]) -> Result<[u64; N], DecodeError> {
     const MALFORMED: DecodeError = DecodeError::Malformed("a key of another length");
     let mut found = [0; N];
     let (numbers, rest) = key.as_chunks::<8>();
@@ -160,7 +194,11 @@ impl State {
         put(Table::State, THE_ONE.to_vec(), row(|row| put_numbers(row, &numbers)))
     }
 
-    fn parse(row: &[u8]) -> Result<State, DecodeError> {
+    /// The state as its row says.
+    ///
+    /// # Errors
+    /// When the row is not as it was written.
+    pub fn parse(row: &[u8]) -> Result<State, DecodeError> {
         parse(row, |rest| {
             Ok(State {
                 moved_through: EventId(rest.varint()?),
@@ -199,6 +237,45 @@ impl Window {
     }
 }
 
+/// The row of jumps, in the order of their ids.
+pub fn jumps_change(jumps: &[Jump]) -> Change {
+    let fill = |row: &mut Vec<u8>| {
+        jumps.iter().for_each(|jump| put_numbers(row, &[jump.after.0, jump.next.0]));
+    };
+    put(Table::State, JUMPS.to_vec(), row(fill))
+}
+
+fn parse_jumps(row: &[u8]) -> Result<Vec<Jump>, DecodeError> {
+    parse(row, |rest| {
+        let mut jumps: Vec<Jump> = Vec::new();
+        while !rest.0.is_empty() {
+            let (after, next) = (EventId(rest.varint()?), EventId(rest.varint()?));
+            if next <= after || jumps.last().is_some_and(|last| after < last.next) {
+                return Err(DecodeError::Malformed("jumps out of order"));
+            }
+            jumps.push(Jump { after, next });
+        }
+        Ok(jumps)
+    })
+}
+
+/// The state of a journal, and its jumps.
+///
+/// # Errors
+/// When the storage fails, or a row is not as it was written.
+pub fn state(store: &dyn Store) -> Result<(State, Vec<Jump>), StoreError> {
+    let (mut state, mut jumps) = (State::default(), Vec::new());
+    each_row(store, Table::State, THE_ONE, |key, row| {
+        match key {
+            THE_ONE => state = State::parse(row)?,
+            JUMPS => jumps = parse_jumps(row)?,
+            _ => return Err(DecodeError::Malformed("a row of an unknown kind")),
+        }
+        Ok(true)
+    })?;
+    Ok((state, jumps))
+}
+
 /// The row of a block.
 pub fn block_change(window: EventId, ((run, id), block): KeyedBlock) -> Change {
     put(Table::Blocks, block_key(window, run, id), block)
@@ -212,6 +289,20 @@ pub fn order_change(window: EventId, (id, piece): (EventId, Vec<u8>)) -> Change 
 /// The row that says what a run is: the payload of its `RUN_CREATED`.
 pub fn run_change(run: RunId, created: &str) -> Change {
     put(Table::Runs, key(run.0), row(|row| put_text(row, created)))
+}
+
+/// The payload of a run's `RUN_CREATED`, as its row says.
+///
+/// # Errors
+/// When the row is not as it was written.
+pub fn parse_run(row: &[u8]) -> Result<&str, DecodeError> {
+    let mut rest = checked(row, VERSION)?;
+    let created = rest.text()?;
+    if rest.0.is_empty() {
+        Ok(created)
+    } else {
+        Err(DecodeError::Malformed("bytes after the last field"))
+    }
 }
 
 /// The row that says where a run stands.
@@ -228,7 +319,11 @@ pub fn head_change(run: RunId, head: &RunHead, kept: &Kept) -> Change {
     put(Table::Heads, key(run.0), row(|row| put_numbers(row, &numbers)))
 }
 
-fn parse_head(row: &[u8]) -> Result<(RunHead, Kept), DecodeError> {
+/// Where a run stands, as its row says.
+///
+/// # Errors
+/// When the row is not as it was written.
+pub fn parse_head(row: &[u8]) -> Result<(RunHead, Kept), DecodeError> {
     parse(row, |rest| {
         let head = RunHead {
             status: parse_status(rest.varint()?)?,
@@ -299,7 +394,11 @@ pub fn producer_change(run: RunId, id: &str, state: &ProducerState) -> Change {
     put(Table::Producers, producer_key(run, id), row(|row| put_numbers(row, &numbers)))
 }
 
-fn parse_producer<'a>(
+/// A producer, as its row says.
+///
+/// # Errors
+/// When the row is not as it was written.
+pub fn parse_producer<'a>(
     key: &'a [u8],
     row: &[u8],
 ) -> Result<(RunId, &'a str, ProducerState), DecodeError> {
@@ -405,11 +504,7 @@ pub fn load(
     catalog: &mut Catalog,
     once: &mut OnceStates,
 ) -> Result<(), StoreError> {
-    let mut state = State::default();
-    each_row(store, Table::State, THE_ONE, |_, row| {
-        state = State::parse(row)?;
-        Ok(false)
-    })?;
+    let (state, jumps) = state(store)?;
     if store.removed_through()? > state.moved_through {
         let error = DecodeError::Malformed("what was moved from the log is missing");
         return Err(StoreError::CorruptRow { table: Table::State, key: THE_ONE.to_vec(), error });
@@ -419,7 +514,7 @@ pub fn load(
         windows.push(Window::parse(key, row)?);
         Ok(true)
     })?;
-    catalog.restore(state, windows);
+    catalog.restore(state, jumps, windows);
     // Both tables have the same keys; heads are small, and read at once.
     let mut heads = Vec::new();
     each_row(store, Table::Heads, &[], |key, row| {
@@ -436,8 +531,7 @@ pub fn load(
         if of != RunId(run) {
             return Err(MALFORMED);
         }
-        let mut rest = checked(row, VERSION)?;
-        let (labels, metadata) = parse_run_created(rest.text()?)?;
+        let (labels, metadata) = parse_run_created(parse_run(row)?)?;
         catalog.restore_run(of, labels, metadata, head, kept);
         Ok(true)
     })?;
@@ -458,4 +552,39 @@ pub fn load(
         once.apply_producer(run, id, state);
         Ok(true)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::commit::Committer;
+    use super::super::fixture::{self, Journal};
+    use super::*;
+
+    #[test]
+    fn after_a_jump_ids_go_on_above_it_and_cursors_in_it_are_of_nothing() {
+        let journal = Journal::small();
+        let last_id = journal.catalog.read().unwrap().last_id();
+        let jump = Jump::from(last_id);
+        assert_eq!(jump.next.0, last_id.0 + (1 << 32));
+        journal.store.change_rows(&[jumps_change(&[jump])]).unwrap();
+        let mut opened = Committer::open(&journal.store, 100).unwrap();
+        assert_eq!(opened.catalog.jumps(), [jump]);
+        assert_eq!((opened.catalog.last_id(), opened.catalog.next_id()), (last_id, jump.next));
+        assert!(!opened.catalog.is_ahead(last_id) && opened.catalog.is_ahead(last_id.next()));
+
+        let write = fixture::append(1, 2, super::super::Once::No);
+        opened.committer.stage(write, Timestamp(u64::MAX >> 8), &opened.catalog);
+        let values = opened.committer.seal().to_vec();
+        assert_eq!(values[0].0, jump.next);
+        journal.store.append(&values, true).unwrap();
+        opened.committer.committed(&mut opened.catalog);
+        for catalog in [opened.catalog, Committer::open(&journal.store, 100).unwrap().catalog] {
+            assert_eq!(catalog.last_id(), jump.next.next());
+            assert_eq!(catalog.next_id().0, jump.next.0 + 2);
+            let ahead = [last_id.next(), EventId(jump.next.0 - 1), EventId(jump.next.0 + 2)];
+            assert!(ahead.into_iter().all(|cursor| catalog.is_ahead(cursor)));
+            let there = [EventId(0), last_id, jump.next, jump.next.next()];
+            assert!(!there.into_iter().any(|cursor| catalog.is_ahead(cursor)));
+        }
+    }
 }

@@ -264,7 +264,7 @@ fn apply_group(group: &Group, values: &[(EventId, Vec<u8>)], catalog: &mut Catal
 impl Group {
     fn new(catalog: &Catalog) -> Group {
         Group {
-            encoder: Encoder::new(catalog.last_id().next()),
+            encoder: Encoder::new(catalog.next_id()),
             next_run: catalog.next_run(),
             events: Vec::new(),
             deleted: Vec::new(),

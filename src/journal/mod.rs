@@ -27,6 +27,8 @@ pub mod codec;
 pub mod cold;
 mod cold_history;
 pub mod commit;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod history;
 pub mod memory;
 #[cfg(test)]
