@@ -37,6 +37,7 @@ pub mod once;
 pub mod postings;
 pub mod redb;
 pub mod store;
+pub mod verify;
 pub mod windows;
 
 use std::sync::Arc;

@@ -75,6 +75,12 @@ pub enum OpenError {
         /// Which file.
         path: PathBuf,
     },
+    /// There is none.
+    #[error("there is no journal in {path}")]
+    Missing {
+        /// Which directory.
+        path: PathBuf,
+    },
     /// A later version of the program wrote it.
     #[error(
         "the journal {path} is of format {found}, newer than format {JOURNAL_FORMAT} which this version of tidewheel knows. Start it with the version of tidewheel that wrote it, or a later one"
