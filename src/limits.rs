@@ -113,6 +113,13 @@ pub const COLD_BATCH_BYTES: usize = 32 * 1024;
 pub const COLD_BATCH_EVENTS_MAX: usize = 512;
 /// Windows that one read goes over, at most: a filter may pass nothing of many.
 pub const READ_WINDOWS_MAX: usize = 16;
+/// A frame of a backup is closed when it has reached this many bytes: one read of the store, of
+/// about a millisecond.
+pub const BACKUP_FRAME_BYTES: usize = 256 * 1024;
+/// Longest content of such a frame: one value, or one row, more than that.
+pub const BACKUP_FRAME_BYTES_MAX: usize = 2 * COMMIT_BYTES_MAX;
+/// Bytes that a restore, or an import, writes in one transaction.
+pub const RESTORE_COMMIT_BYTES: usize = 8 * 1024 * 1024;
 /// redb's page cache for the log, in bytes: it counts as our memory, and the kernel caches the file
 /// anyway.
 pub const LOG_CACHE_BYTES: usize = 24 * 1024 * 1024;

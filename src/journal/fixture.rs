@@ -1,19 +1,25 @@
 //! A journal in memory that is written to, moved and swept like a real one, a step at a time: for
 //! the tests of what looks at journals as a whole.
 
+use std::ops::ControlFlow;
 use std::sync::RwLock;
 
 use rand::RngExt;
 use rand::rngs::StdRng;
 
+use super::block::Sections;
 use super::catalog::Catalog;
+use super::codec::{Decoder, Record};
+use super::cold;
 use super::commit::Committer;
 use super::memory::MemoryStore;
 use super::model::Model;
-use super::store::Store;
+use super::store::{Change, Store, Table};
 use super::windows::{self, NextWindow};
 use super::{IdempotencyKey, IfMatch, Once, Producer, Write};
-use crate::event::{EventId, EventType, Json, Labels, NewEvent, RunId, RunStatus, Timestamp};
+use crate::event::{
+    Event, EventId, EventType, Json, Labels, NewEvent, RunId, RunStatus, Timestamp,
+};
 
 /// Keys that it remembers.
 pub(crate) const KEYS_MAX: usize = 1_000;
@@ -132,18 +138,18 @@ impl Journal {
         self.store
             .scan(EventId(0), &mut |key, bytes| {
                 values.extend(value(key, bytes));
-                std::ops::ControlFlow::Continue(())
+                ControlFlow::Continue(())
             })
             .unwrap();
         values.sort_by_key(|(key, _)| *key);
         copy.append(&values, true).unwrap();
         let mut changes = Vec::new();
-        for table in super::store::Table::ALL {
+        for table in Table::ALL {
             self.store
                 .rows(table, &[], &mut |key, row| {
                     let (key, row) = (key.to_vec(), Some(row.to_vec()));
-                    changes.push(super::store::Change { table, key, row });
-                    std::ops::ControlFlow::Continue(())
+                    changes.push(Change { table, key, row });
+                    ControlFlow::Continue(())
                 })
                 .unwrap();
         }
@@ -172,4 +178,36 @@ pub(crate) fn end(run: u64) -> Write {
         payload: Json::null(),
         if_match: IfMatch::Any,
     }
+}
+
+/// Every event that a client would see, in order.
+pub(crate) fn shown(store: &dyn Store, catalog: &Catalog) -> Vec<Event> {
+    let mut events = Vec::new();
+    for window in catalog.windows() {
+        store
+            .rows(Table::Blocks, &cold::key(window.first_id.0), &mut |key, block| {
+                if !key.starts_with(&cold::key(window.first_id.0)) {
+                    return ControlFlow::Break(());
+                }
+                for section in Sections::new(block).unwrap() {
+                    events.extend(section.unwrap().iter().map(|event| event.unwrap().to_event()));
+                }
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+    }
+    store
+        .scan(EventId(0), &mut |_, value| {
+            for record in Decoder::new(value).unwrap() {
+                if let Record::Event(event) = record.unwrap() {
+                    events.push(event.to_event());
+                }
+            }
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    events
+        .retain(|event| catalog.kept(event.run_id).is_some_and(|kept| event.seq >= kept.first_seq));
+    events.sort_by_key(|event| event.id);
+    events
 }

@@ -20,6 +20,7 @@
 //! writer only ever adds at the right-hand edge of one table, and where a run's events are is
 //! kept in memory.
 
+pub mod backup;
 mod block;
 mod bytes;
 pub mod catalog;
