@@ -12,6 +12,7 @@ use crate::client::append::Append;
 use crate::client::runs::Runs;
 use crate::client::tail::Tail;
 use crate::config::Serve;
+use crate::journal_tools::Journal;
 
 /// Exit code when the command line, or a setting, makes no sense.
 pub const EXIT_USAGE: u8 = 2;
@@ -43,6 +44,8 @@ pub enum Command {
     Tail(Tail),
     /// List runs.
     Runs(Runs),
+    /// Look after a journal.
+    Journal(Journal),
 }
 
 /// The program has nothing to do but to say this.
@@ -122,6 +125,7 @@ mod tests {
         assert!(matches!(check(&["append", "7"]), Ok(Command::Append(_))));
         assert!(matches!(check(&["tail", "7"]), Ok(Command::Tail(_))));
         assert!(matches!(check(&["runs"]), Ok(Command::Runs(_))));
+        assert!(matches!(check(&["journal", "stats"]), Ok(Command::Journal(_))));
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub mod history_readers;
 pub mod hub;
 pub mod journal;
 pub mod journal_keeper;
+pub mod journal_tools;
 pub mod journal_writer;
 pub mod limits;
 pub mod mailbox;

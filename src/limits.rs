@@ -120,6 +120,10 @@ pub const BACKUP_FRAME_BYTES: usize = 256 * 1024;
 pub const BACKUP_FRAME_BYTES_MAX: usize = 2 * COMMIT_BYTES_MAX;
 /// Bytes that a restore, or an import, writes in one transaction.
 pub const RESTORE_COMMIT_BYTES: usize = 8 * 1024 * 1024;
+/// Bytes of lines that an export makes before it writes them.
+pub const EXPORT_BYTES: usize = 1024 * 1024;
+/// How often a file is asked for what it has to spare, at most: each time gives back less.
+pub const COMPACTIONS_MAX: usize = 16;
 /// redb's page cache for the log, in bytes: it counts as our memory, and the kernel caches the file
 /// anyway.
 pub const LOG_CACHE_BYTES: usize = 24 * 1024 * 1024;

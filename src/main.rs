@@ -7,6 +7,7 @@ use log::LevelFilter;
 use tidewheel::cli::{self, Command, EXIT_FAILED, EXIT_USAGE};
 use tidewheel::client::{self, ClientError};
 use tidewheel::config::{self, SERVER_VARIABLE, Serve};
+use tidewheel::journal_tools::{self, ToolError};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
         Ok(Command::Append(args)) => client_exit(client::append::run(&args, server)),
         Ok(Command::Tail(args)) => client_exit(client::tail::run(&args, server)),
         Ok(Command::Runs(args)) => client_exit(client::runs::run(&args, server)),
+        Ok(Command::Journal(args)) => journal_exit(journal_tools::run(&args)),
         Err(exit) if exit.code == 0 => {
             say(&exit.text);
             ExitCode::SUCCESS
@@ -66,5 +68,14 @@ fn client_exit(result: Result<(), ClientError>) -> ExitCode {
     ExitCode::from(match error {
         ClientError::Usage(_) => EXIT_USAGE,
         ClientError::Failed(_) => EXIT_FAILED,
+    })
+}
+
+fn journal_exit(result: Result<(), ToolError>) -> ExitCode {
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    eprintln!("tidewheel: {error}");
+    ExitCode::from(match error {
+        ToolError::Usage(_) => EXIT_USAGE,
+        ToolError::Failed(_) | ToolError::Problems => EXIT_FAILED,
     })
 }

@@ -24,6 +24,7 @@ const LAYERS: [(&str, &[&str]); 4] = [
             "exchange",
             "history_readers",
             "journal_keeper",
+            "journal_tools",
             "journal_writer",
             "lib",
             "mailbox",
@@ -40,7 +41,7 @@ const LAYERS: [(&str, &[&str]); 4] = [
 
 /// Names that only these files may use; a path ends with `/` when it stands for a directory.
 const RESERVED: [(&str, &[&str]); 8] = [
-    ("redb::", &["journal/redb.rs"]),
+    ("redb::", &["journal/redb.rs", "journal/redb/"]),
     ("monoio::", &["driver.rs"]),
     ("io_uring::", &["driver.rs", "stream_ring.rs"]),
     ("unsafe ", &["allocator.rs", "driver.rs", "stream_ring.rs"]),

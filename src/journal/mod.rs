@@ -31,6 +31,7 @@ pub mod commit;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod history;
+pub mod import;
 pub mod memory;
 #[cfg(test)]
 pub(crate) mod model;
@@ -38,6 +39,7 @@ pub mod once;
 pub mod postings;
 pub mod redb;
 pub mod store;
+pub mod survey;
 pub mod verify;
 pub mod windows;
 

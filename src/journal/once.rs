@@ -110,6 +110,11 @@ impl OnceStates {
         self.keys
     }
 
+    /// How many producers are remembered.
+    pub fn producers(&self) -> usize {
+        self.runs.values().map(|states| states.producers.len()).sum()
+    }
+
     /// What was appended to the run with this key, or created with it.
     pub fn key(&self, scope: KeyScope, run: RunId, key: &str, now: Timestamp) -> Option<KeyState> {
         let state = match scope {
