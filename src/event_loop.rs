@@ -32,6 +32,8 @@ pub struct Start {
     pub id: usize,
     /// Its listening socket, shared with others or of its own.
     pub listener: OwnedFd,
+    /// The one of the address for administration, if it is this worker's.
+    pub admin_listener: Option<OwnedFd>,
     /// What other threads send it.
     pub mailbox: Arc<Mailbox<Letter>>,
     /// What it shares with the others.
@@ -48,7 +50,7 @@ pub fn run(start: Start) -> io::Result<()> {
 }
 
 async fn work(start: Start) -> io::Result<()> {
-    let Start { id, listener, mailbox, shared } = start;
+    let Start { id, listener, admin_listener, mailbox, shared } = start;
     let ring = shared.driver.stream_ring(mailbox.wake_fd())?;
     let ring_fd = ring.wait_fd().map(|fd| fd.try_clone_to_owned()).transpose()?;
     let mailbox_fd = mailbox.wake_fd().try_clone_to_owned()?;
@@ -57,7 +59,10 @@ async fn work(start: Start) -> io::Result<()> {
     for fd in [Some(mailbox_fd), ring_fd].into_iter().flatten() {
         spawn(wake_on(Rc::clone(&worker), Pollable::new(fd)?));
     }
-    spawn(accept(Rc::clone(&worker), listener));
+    spawn(accept(Rc::clone(&worker), listener, false));
+    if let Some(listener) = admin_listener {
+        spawn(accept(Rc::clone(&worker), Rc::new(Pollable::new(listener)?), true));
+    }
     worker.pump().await;
     Ok(())
 }
@@ -75,7 +80,7 @@ async fn wake_on(worker: Rc<Worker>, fd: Pollable) {
 const WARNING_TICKS: u32 = (ACCEPT_WARNING_SECONDS * 1_000 / TICK_MS) as u32;
 
 /// Takes connections, until the worker drains.
-async fn accept(worker: Rc<Worker>, listener: Rc<Pollable>) {
+async fn accept(worker: Rc<Worker>, listener: Rc<Pollable>, is_admin: bool) {
     let mut flags = SocketFlags::CLOEXEC;
     flags.set(SocketFlags::NONBLOCK, worker.shared.driver.wants_nonblocking());
     let is_local = sockopt::socket_domain(&*listener) == Ok(AddressFamily::UNIX);
@@ -86,7 +91,7 @@ async fn accept(worker: Rc<Worker>, listener: Rc<Pollable>) {
         }
         for _ in 0..ACCEPT_BATCH_MAX {
             match rustix::net::accept_with(&*listener, flags) {
-                Ok(socket) => welcome(&worker, socket, is_local),
+                Ok(socket) => welcome(&worker, socket, is_local, is_admin),
                 Err(error) if is_exhausted(error) => {
                     // It may be so for hours, and the log is to be read afterwards.
                     let now = worker.tick();
@@ -111,11 +116,11 @@ async fn accept(worker: Rc<Worker>, listener: Rc<Pollable>) {
 }
 
 /// A connection has come in.
-fn welcome(worker: &Rc<Worker>, socket: OwnedFd, is_local: bool) {
+fn welcome(worker: &Rc<Worker>, socket: OwnedFd, is_local: bool, is_admin: bool) {
     let Ok(socket) = Pollable::new(socket) else { return };
     worker.stats.connections.fetch_add(1, Relaxed);
     let is_surplus = worker.shared.connections() > worker.shared.connections_max;
-    spawn(exchange::serve(Rc::clone(worker), socket, Origin { is_local, is_surplus }));
+    spawn(exchange::serve(Rc::clone(worker), socket, Origin { is_local, is_admin, is_surplus }));
 }
 
 /// Whether the system has run out of something that comes back.

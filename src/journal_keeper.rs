@@ -25,8 +25,9 @@ use crate::journal::catalog::{self, Catalog};
 use crate::journal::store::{Store, StoreError};
 use crate::journal::windows::{self, NextWindow, Removal};
 use crate::limits::{
-    KEEPER_NICENESS, KEEPER_PAUSE, KEEPER_RETRY, KEEPER_WAIT_MAX, LOG_WINDOWS_MAX, REMOVE_VALUES,
-    SWEEP_PAUSE, WINDOW_AGE_MAX, WINDOW_AGE_MIN, WINDOW_BYTES,
+    HELD_LOG_BYTES_MAX, KEEPER_HELD_PAUSE, KEEPER_NICENESS, KEEPER_PAUSE, KEEPER_RETRY,
+    KEEPER_WAIT_MAX, LOG_WINDOWS_MAX, REMOVE_VALUES, SWEEP_PAUSE, WINDOW_AGE_MAX, WINDOW_AGE_MIN,
+    WINDOW_BYTES,
 };
 
 /// How much is kept, and in what pieces.
@@ -126,8 +127,46 @@ struct Shared {
     moved: Condvar,
 }
 
+/// The keeper rests while this is held: nothing is moved, and nothing removed.
+///
+/// For backups, which copy what lies there in many short reads. New events only make the log longer;
+/// when it is [`HELD_LOG_BYTES_MAX`] long the keeper goes back to work, and the hold is broken.
+pub struct Hold {
+    shared: Arc<Shared>,
+    /// Holds that are older than this were broken.
+    generation: u64,
+}
+
+impl Hold {
+    /// Whether the keeper has come to rest. It finishes what it is at first.
+    pub fn has_begun(&self) -> bool {
+        !self.shared.state().is_at_work
+    }
+
+    /// Whether the keeper could not rest any longer.
+    pub fn is_broken(&self) -> bool {
+        self.shared.state().generation != self.generation
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut state = self.shared.state();
+        if state.generation == self.generation {
+            state.holds -= 1;
+        }
+        drop(state);
+        self.shared.changed.notify_one();
+    }
+}
+
 #[derive(Default)]
 struct State {
+    /// Who wants the keeper to rest.
+    holds: usize,
+    /// Goes up when holds are broken.
+    generation: u64,
+    is_at_work: bool,
     /// When the first event of the log was taken that was not moved.
     log_since: Option<Timestamp>,
     /// Runs were deleted since this was last looked at.
@@ -139,6 +178,13 @@ impl KeeperHandle {
     /// Bytes of the log that were not moved.
     pub fn log_bytes(&self) -> u64 {
         self.shared.log_bytes.load(Relaxed)
+    }
+
+    /// Has the keeper rest until the hold is dropped.
+    pub fn hold(&self) -> Hold {
+        let mut state = self.shared.state();
+        state.holds += 1;
+        Hold { shared: Arc::clone(&self.shared), generation: state.generation }
     }
 
     /// A commit has added values of so many bytes.
@@ -162,8 +208,10 @@ impl KeeperHandle {
     /// Waits while the log is much larger than a window: the writer is faster than its keeper. Not
     /// long, since a commit waits with it.
     pub fn wait_if_behind(&self) {
-        let is_behind = |_: &mut State| {
-            self.shared.log_bytes.load(Relaxed) > LOG_WINDOWS_MAX * self.shared.window_bytes
+        // A keeper that is held catches up afterwards.
+        let is_behind = |state: &mut State| {
+            state.holds == 0
+                && self.shared.log_bytes.load(Relaxed) > LOG_WINDOWS_MAX * self.shared.window_bytes
         };
         let mut state = self.shared.state();
         if is_behind(&mut state) {
@@ -224,6 +272,32 @@ impl Shared {
         self.state().closed
     }
 
+    fn is_held(&self) -> bool {
+        self.state().holds > 0
+    }
+
+    /// Waits until nobody holds the keeper, or the log is too long for that. Whether there is still
+    /// something to do.
+    fn begin_turn(&self) -> bool {
+        let mut state = self.state();
+        while state.holds > 0 && !state.closed {
+            if self.log_bytes.load(Relaxed) >= HELD_LOG_BYTES_MAX {
+                log::warn!("the journal's log is too long for a backup to go on");
+                state.holds = 0;
+                state.generation += 1;
+                break;
+            }
+            let waited = self.changed.wait_timeout(state, KEEPER_HELD_PAUSE);
+            state = waited.expect("no one panics while holding the lock").0;
+        }
+        state.is_at_work = !state.closed;
+        state.is_at_work
+    }
+
+    fn end_turn(&self) {
+        self.state().is_at_work = false;
+    }
+
     /// Waits until something was written that matters, or so long.
     fn wait(&self, wait: Option<Duration>) {
         let state = self.state();
@@ -257,7 +331,12 @@ impl Keeper {
         let thread = Some(rustix::thread::gettid());
         let _ = rustix::process::setpriority_process(thread, KEEPER_NICENESS);
         while !self.shared.is_closed() {
-            match self.turn() {
+            if !self.shared.begin_turn() {
+                return;
+            }
+            let done = self.turn();
+            self.shared.end_turn();
+            match done {
                 Ok(wait) => self.shared.wait(wait),
                 Err(StoreError::DiskFull) => {
                     log::warn!("the disk is full: the journal's log is not moved");
@@ -280,7 +359,7 @@ impl Keeper {
                 self.plan_sweep();
             }
         }
-        while self.oldest_must_go() && !self.shared.is_closed() {
+        while self.oldest_must_go() && self.goes_on() {
             self.drop_oldest()?;
         }
         if self.window_is_due() {
@@ -294,6 +373,11 @@ impl Keeper {
             return Ok(Some(SWEEP_PAUSE));
         }
         Ok(self.kept.retention.window_age().map(|age| age / 2))
+    }
+
+    /// Whether nobody waits for the end of this turn.
+    fn goes_on(&self) -> bool {
+        !self.shared.is_closed() && !self.shared.is_held()
     }
 
     fn catalog(&self) -> RwLockReadGuard<'_, Catalog> {

@@ -32,7 +32,7 @@ use crate::journal::commit::{Committer, Opened};
 use crate::journal::redb::RedbStore;
 use crate::journal::store::{OpenError, Store, StoreError};
 use crate::journal::{CommittedBatch, Write, WriteError, WriteResult};
-use crate::journal_keeper::{self, JournalKeeper, KeeperHandle, Reads, Retention};
+use crate::journal_keeper::{self, Hold, JournalKeeper, KeeperHandle, Reads, Retention};
 
 /// Hears the answer to a write, on the writer's thread: it should only pass it on.
 pub type Reply = Box<dyn FnOnce(WriteResult) + Send>;
@@ -230,6 +230,16 @@ impl JournalWriter {
     /// What is known of every run.
     pub fn catalog(&self) -> &Arc<RwLock<Catalog>> {
         &self.catalog
+    }
+
+    /// Has the journal stay where it is while a backup is made of it.
+    pub fn hold(&self) -> Hold {
+        self.keeper.hold()
+    }
+
+    /// Bytes of the log that were not moved.
+    pub fn log_bytes(&self) -> u64 {
+        self.keeper.log_bytes()
     }
 
     /// Whether nothing can be written any more, until the server is restarted.

@@ -94,6 +94,13 @@ pub const KEEPER_WAIT_MAX: Duration = Duration::from_millis(20);
 pub const SWEEP_PAUSE: Duration = Duration::from_millis(100);
 /// How long the journal's keeper waits for room on a full disk.
 pub const KEEPER_RETRY: Duration = Duration::from_secs(10);
+/// How long the log may grow while a backup holds the keeper: at a steady 10 MB a second that is a
+/// hundred seconds, and a start reads it in some seconds.
+pub const HELD_LOG_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+/// How often the keeper looks how long that is, while it is held.
+pub const KEEPER_HELD_PAUSE: Duration = Duration::from_millis(200);
+/// How often a backup asks whether the keeper has come to rest, in milliseconds.
+pub const HOLD_PAUSE_MS: u64 = 20;
 /// Its priority: about a tenth of the share of a worker or the writer, where they compete.
 pub const KEEPER_NICENESS: i32 = 10;
 /// A block of a window is closed when it has reached this many bytes: just under 16 KiB, as for a

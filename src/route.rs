@@ -34,6 +34,8 @@ pub enum Route {
     Health,
     /// `GET /health/ready`
     Ready,
+    /// `GET /admin/backup`
+    Backup,
     /// `OPTIONS` of anything
     Options(Allow),
 }
@@ -81,7 +83,8 @@ pub fn route(head: &RequestHead) -> Result<Route, NoRoute> {
         | ["api", "sse", "session", _]
         | ["events", "stream"]
         | ["projects" | "worker" | "health"]
-        | ["health", "sse" | "ready"] => READ,
+        | ["health", "sse" | "ready"]
+        | ["admin", "backup"] => READ,
         _ => return Err(NoRoute::NotFound),
     };
     let is_read = matches!(head.method, Method::Get | Method::Head);
@@ -109,8 +112,14 @@ pub fn route(head: &RequestHead) -> Result<Route, NoRoute> {
         (_, ["health"]) if is_read => Route::Health,
         (_, ["health", "ready"]) if is_read => Route::Ready,
         (_, ["health", "sse"]) if is_read => Route::Probe,
+        (_, ["admin", "backup"]) if is_read => Route::Backup,
         _ => return Err(NoRoute::MethodNotAllowed(allow)),
     })
+}
+
+/// Whether only the address for administration has this path.
+pub fn is_admin(head: &RequestHead) -> bool {
+    head.segments.first().is_some_and(|segment| segment == "admin")
 }
 
 /// A run's id is written in one way only, so that a run has one URL.
@@ -139,6 +148,7 @@ impl Route {
             Route::Worker => "/worker",
             Route::Health => "/health",
             Route::Ready => "/health/ready",
+            Route::Backup => "/admin/backup",
             Route::Options(_) => "*",
         }
     }

@@ -120,8 +120,10 @@ fn serve(settings: Settings) -> Result<(), ServerError> {
     let journal = journal
         .start(Arc::clone(&clock), settings.durability, retention, listeners(&mailboxes))
         .map_err(system("cannot start the journal writer"))?;
-    let bound = bind_patiently(&settings)
-        .map_err(|error| ServerError::Listen { address: settings.listen.to_string(), error })?;
+    let bound = bind_patiently(&settings.listen, worker_count, settings.client_timeout)?;
+    let admin = settings.admin_listen.0.as_ref();
+    let mut admin =
+        admin.map(|listen| bind_patiently(listen, 1, settings.client_timeout)).transpose()?;
     let connections_max = connections_max(&settings, files_max);
     log::info!(
         "listening on {} (journal {}, {} worker(s) on {}, at most {connections_max} connections)",
@@ -130,6 +132,9 @@ fn serve(settings: Settings) -> Result<(), ServerError> {
         worker_count,
         driver.as_str(),
     );
+    if let Some(admin) = &admin {
+        log::info!("backups are made at {}", admin.address);
+    }
     let shared = Arc::new(Shared {
         cors: (&settings).into(),
         settings,
@@ -141,10 +146,12 @@ fn serve(settings: Settings) -> Result<(), ServerError> {
         workers: (0..worker_count).map(|_| Arc::new(WorkerStats::default())).collect(),
         draining: AtomicBool::new(false),
     });
-    let outcome = run_workers(&shared, bound.listeners, &mailboxes, signals);
+    let admin_listener = admin.as_mut().and_then(|admin| admin.listeners.pop());
+    let outcome = run_workers(&shared, bound.listeners, admin_listener, &mailboxes, signals);
     shared.readers.close();
     shared.journal.close();
-    if let Some(path) = bound.socket_path {
+    for path in [bound.socket_path, admin.and_then(|admin| admin.socket_path)].into_iter().flatten()
+    {
         let _ = std::fs::remove_file(path);
     }
     if outcome.is_ok() {
@@ -182,6 +189,7 @@ enum Happening {
 fn run_workers(
     shared: &Arc<Shared>,
     listeners: Vec<OwnedFd>,
+    mut admin_listener: Option<OwnedFd>,
     mailboxes: &[Arc<Mailbox<Letter>>],
     signals: Signals,
 ) -> Result<(), ServerError> {
@@ -190,7 +198,9 @@ fn run_workers(
     let mut threads: Vec<Option<JoinHandle<()>>> = Vec::new();
     for (id, listener) in listeners.into_iter().enumerate() {
         let mailbox = Arc::clone(&mailboxes[id]);
-        let start = Start { id, listener, mailbox, shared: Arc::clone(shared) };
+        // The first worker has the address for administration.
+        let admin_listener = admin_listener.take();
+        let start = Start { id, listener, admin_listener, mailbox, shared: Arc::clone(shared) };
         let tell = tell.clone();
         let thread = std::thread::Builder::new()
             .name(format!("worker-{id}"))
@@ -312,28 +322,34 @@ struct Bound {
 
 /// Binds, and waits a little for the address: the kernel lets go of a listening socket some
 /// milliseconds after its process has ended, when an `io_uring` was waiting on it.
-fn bind_patiently(settings: &Settings) -> io::Result<Bound> {
+fn bind_patiently(
+    listen: &Listen,
+    workers: usize,
+    client_timeout: Duration,
+) -> Result<Bound, ServerError> {
     let began = Instant::now();
     loop {
-        match bind(settings) {
+        match bind(listen, workers, client_timeout) {
             Err(error)
                 if error.kind() == io::ErrorKind::AddrInUse
                     && began.elapsed() < Duration::from_millis(BIND_PATIENCE_MS) =>
             {
                 std::thread::sleep(Duration::from_millis(BIND_PATIENCE_MS / 50));
             }
-            other => return other,
+            bound => {
+                let address = listen.to_string();
+                return bound.map_err(|error| ServerError::Listen { address, error });
+            }
         }
     }
 }
 
-fn bind(settings: &Settings) -> io::Result<Bound> {
-    let workers = settings.workers as usize;
-    match &settings.listen {
+fn bind(listen: &Listen, workers: usize, client_timeout: Duration) -> io::Result<Bound> {
+    match listen {
         Listen::Tcp { host, port } => {
             let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
             for address in (host.as_str(), *port).to_socket_addrs()? {
-                match bind_tcp(address, workers, settings.client_timeout) {
+                match bind_tcp(address, workers, client_timeout) {
                     Ok(bound) => return Ok(bound),
                     Err(error) => last = error,
                 }

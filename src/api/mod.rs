@@ -88,6 +88,7 @@ pub fn body_too_large(max: usize) -> Problem {
 fn check_accept(route: &Route, head: &RequestHead) -> Result<(), Problem> {
     let (kind, subtype) = match route {
         Route::Stream(_) | Route::Probe => ("text", "event-stream"),
+        Route::Backup => ("application", "octet-stream"),
         Route::Options(_) | Route::DeleteRun(_) => return Ok(()),
         _ => ("application", "json"),
     };

@@ -24,7 +24,9 @@ use log::LevelFilter;
 use toml::Spanned;
 
 use crate::limits::{COMMIT_BYTES_MAX, WRITE_QUEUE_BYTES_MAX};
-pub use values::{CorsOrigins, Durability, IoChoice, Listen, Value, WebOrigin, check_range};
+pub use values::{
+    AdminListen, CorsOrigins, Durability, IoChoice, Listen, Value, WebOrigin, check_range,
+};
 
 /// What the environment variables of settings start with.
 pub const ENVIRONMENT_PREFIX: &str = "TIDEWHEEL_";
@@ -145,6 +147,8 @@ macro_rules! settings {
 settings! {
     /// where to listen: host:port (an IPv6 address in brackets) or unix: and a path
     listen: Listen = "127.0.0.1:8000";
+    /// where only the administrator asks, for backups: an address of the loopback interface or unix: and a path; empty for nowhere
+    admin_listen: AdminListen = "";
     /// directory of the journal; made when it is missing
     journal: PathBuf = "./tidewheel.journal";
     /// event loops, each a thread; they share the listening address and the journal

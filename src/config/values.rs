@@ -4,7 +4,7 @@
 //! In TOML it is a string in that syntax, or the integer, boolean or list that TOML has for it.
 
 use std::fmt;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -130,6 +130,39 @@ impl Value for Listen {
 
     fn to_text(&self) -> String {
         self.to_string()
+    }
+}
+
+/// Where the server listens for what only its administrator may do; nowhere when it is empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AdminListen(pub Option<Listen>);
+
+impl Value for AdminListen {
+    const EXPECTED: &'static str = "127.0.0.1:port, unix:/path or nothing";
+
+    fn from_text(text: &str) -> Result<AdminListen, String> {
+        if text.is_empty() {
+            return Ok(AdminListen(None));
+        }
+        let listen = Listen::from_text(text)?;
+        let is_here = match &listen {
+            Listen::Unix(_) => true,
+            Listen::Tcp { host, .. } => {
+                host == "localhost"
+                    || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+            }
+        };
+        if is_here {
+            Ok(AdminListen(Some(listen)))
+        } else {
+            Err(format!(
+                "{text:?} can be reached from elsewhere: give a loopback address or unix:/path"
+            ))
+        }
+    }
+
+    fn to_text(&self) -> String {
+        self.0.as_ref().map(Listen::to_string).unwrap_or_default()
     }
 }
 
@@ -539,6 +572,14 @@ mod tests {
             "unix:",
         ]);
         refuses::<Listen>(&[&format!("unix:/{}", "x".repeat(UNIX_PATH_BYTES_MAX))]);
+    }
+
+    #[test]
+    fn administration_listens_on_this_machine_alone() {
+        let local =
+            ["", "127.0.0.1:8001", "127.1.2.3:0", "[::1]:8001", "localhost:1", "unix:/run/a"];
+        reads_and_writes::<AdminListen>(&local);
+        refuses::<AdminListen>(&["0.0.0.0:8001", "[::]:8001", "example.org:8001", "8001"]);
     }
 
     #[test]

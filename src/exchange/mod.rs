@@ -12,6 +12,7 @@
 //! answer. When a request turns out to be a stream, its head is written, the socket is parked with
 //! the worker, and the task ends.
 
+mod backup;
 mod respond;
 mod stream;
 mod transport;
@@ -27,7 +28,7 @@ use crate::{
     api::{self, BodyPlan, answer},
     connection::After,
     driver::{Pollable, yield_now},
-    route::{Route, route},
+    route::{NoRoute, Route, is_admin, route},
     wire::{problem::Problem, request::RequestHead, response::Response},
     worker::Worker,
 };
@@ -46,6 +47,8 @@ pub async fn serve(worker: Rc<Worker>, socket: Pollable, origin: Origin) {
 pub struct Origin {
     /// It came over a `unix:` socket.
     pub is_local: bool,
+    /// It came in at the address for administration.
+    pub is_admin: bool,
     /// It is one more than there may be: it gets one answer, and that is no in most cases.
     pub is_surplus: bool,
 }
@@ -65,6 +68,8 @@ enum Answer {
     Park(Parked),
     /// The head of one: the request was HEAD.
     StreamHead,
+    /// A backup of the journal, or the head of one.
+    Backup,
     /// A stream that is refused for a time, to a client that understands nothing else.
     RefusedStream(&'static str),
 }
@@ -103,6 +108,10 @@ async fn requests(
                 stream::refuse_stream(transport, &head, reason).await?;
                 return Ok(None);
             }
+            Answer::Backup => {
+                backup::backup(transport, &head).await?;
+                return Ok(None);
+            }
             Answer::StreamHead => {
                 stream::answer_head(transport, &head).await?;
                 return Ok(None);
@@ -126,6 +135,9 @@ async fn handle(
     origin: Origin,
 ) -> Result<(RequestHead, Answer), Gone> {
     let worker = Rc::clone(&transport.worker);
+    if is_admin(&head) && !origin.is_admin {
+        return Ok((head, api::no_route(NoRoute::NotFound).into()));
+    }
     let route = match route(&head) {
         Ok(route) => route,
         Err(error) => return Ok((head, api::no_route(error).into())),

@@ -43,6 +43,7 @@ pub(super) async fn respond(worker: &Rc<Worker>, asked: &Asked, body: &[u8]) -> 
             return stream::stream(worker, path, head).unwrap_or_else(Into::into);
         }
         Route::Probe => return stream::probe(head),
+        Route::Backup => return Answer::Backup,
         Route::Worker => Ok(status::worker(&worker.shared)),
         Route::Health => Ok(status::health()),
         Route::Ready => Ok(status::ready(&worker.shared)),

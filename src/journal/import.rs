@@ -205,9 +205,9 @@ impl Importer<'_> {
 
     /// The log becomes windows as it does under a server.
     fn make_windows(&mut self) -> Result<(), StoreError> {
-        while self.log_bytes >= WINDOW_BYTES as u64 {
+        while self.log_bytes >= WINDOW_BYTES {
             let moved_through = read(&self.catalog).moved_through();
-            let next = NextWindow::read(self.store, moved_through, WINDOW_BYTES)?;
+            let next = NextWindow::read(self.store, moved_through, WINDOW_BYTES as usize)?;
             let Some(next) = next else { return Ok(()) };
             self.log_bytes = self.log_bytes.saturating_sub(next.bytes());
             let last_id = next.make(self.store, &self.catalog, self.keys_max)?;

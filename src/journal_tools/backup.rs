@@ -85,8 +85,15 @@ pub(super) fn run(args: &Backup, out: &mut dyn Write) -> ToolResult {
     }
     let mut target = Target::create(&args.output, out)?;
     let made = match &args.server {
-        Some(server) => of_server(server, &mut target)?,
-        None => of_files(args, &mut target)?,
+        Some(server) => of_server(server, &mut target),
+        None => of_files(args, &mut target),
+    };
+    let made = match made {
+        Ok(made) => made,
+        Err(error) => {
+            target.discard();
+            return Err(error);
+        }
     };
     let written = target.finish()?;
     let Made { header, totals } = made;
@@ -146,6 +153,14 @@ impl<'a> Target<'a> {
     fn write(&mut self, piece: &[u8]) -> ToolResult {
         self.written += piece.len() as u64;
         self.out.write_all(piece).map_err(failed("cannot write the backup"))
+    }
+
+    /// Removes what is not whole.
+    fn discard(self) {
+        if let Some((_, partial, _)) = self.file {
+            // It has another name than a backup, should it stay.
+            let _ = fs::remove_file(partial);
+        }
     }
 
     /// Gives the file its name. How many bytes it has.

@@ -116,6 +116,21 @@ pub fn encode_stream_head(date: &str, extra: &[(&'static str, String)], out: &mu
     out.extend_from_slice(b"\r\n");
 }
 
+/// Appends the head of a backup to `out`: 200, and bytes that end with the connection. Whether they
+/// are all there the backup says itself. No page of a browser may read it.
+pub fn encode_backup_head(date: &str, out: &mut Vec<u8>) {
+    put_status_line(200, date, out);
+    for (name, value) in [
+        ("Content-Type", "application/octet-stream"),
+        ("Content-Disposition", "attachment; filename=\"journal.backup\""),
+        ("Cache-Control", "no-store"),
+        ("Connection", "close"),
+    ] {
+        put_field(name, value, out);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
 /// The value of a Date field, `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110 §5.6.7). It changes once
 /// a second: a caller keeps it that long.
 pub fn http_date(now: Timestamp) -> String {
