@@ -197,7 +197,7 @@ pub fn verify(store: &dyn Store, readable: Readable, tell: &mut dyn FnMut(Told))
         runs: BTreeMap::new(),
         keys: BTreeMap::new(),
         unreadable_runs: Vec::new(),
-        doomed: HashSet::new(),
+        doomed: readable.log.then(HashSet::new),
     };
     if readable.log && readable.cold {
         verifier.find_doomed();
@@ -252,8 +252,9 @@ struct Verifier<'a> {
     keys: BTreeMap<EventId, RunId>,
     /// Runs from one to another of which something cannot be read: no event of them counts as missing.
     unreadable_runs: Vec<(RunId, RunId)>,
-    /// Runs that the log deletes: some of their events may be gone before their rows are.
-    doomed: HashSet<RunId>,
+    /// Runs that the log deletes: some of their events may be gone before their rows are. None when
+    /// not all of the log can be read, and any run may be one.
+    doomed: Option<HashSet<RunId>>,
 }
 
 impl Verifier<'_> {
@@ -283,6 +284,11 @@ impl Verifier<'_> {
             let place = Place::Row(table, from.to_vec());
             self.problem(Kind::File, place, format!("{error}: what follows there is lost"));
         }
+    }
+
+    /// Whether events of a run may be gone because it is.
+    fn is_doomed(&self, run: RunId) -> bool {
+        self.doomed.as_ref().is_none_or(|doomed| doomed.contains(&run))
     }
 
     fn is_unreadable(&self, run: RunId) -> bool {

@@ -45,8 +45,21 @@ impl Server {
         Server::try_new(arguments, false)
     }
 
+    /// A server with these flags on a journal that is there already.
+    pub fn on(journal: &str, arguments: &[&str]) -> Server {
+        let directory = tempfile::tempdir().expect("there is room for a name");
+        std::os::unix::fs::symlink(journal, directory.path().join("journal"))
+            .expect("the directory is empty");
+        let server = Server::launched(directory, arguments, false);
+        server.unwrap_or_else(|log| panic!("the server did not start:\n{log}"))
+    }
+
     fn try_new(arguments: &[&str], is_local: bool) -> Result<Server, String> {
         let journal = tempfile::tempdir().expect("there is room for a journal");
+        Server::launched(journal, arguments, is_local)
+    }
+
+    fn launched(journal: TempDir, arguments: &[&str], is_local: bool) -> Result<Server, String> {
         let mut server = Server {
             child: None,
             address: ([127, 0, 0, 1], 0).into(),

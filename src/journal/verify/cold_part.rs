@@ -177,7 +177,7 @@ impl Verifier<'_> {
     fn heads_follow(&mut self) {
         let mut wrong = Vec::new();
         for (id, run) in self.runs.iter().filter(|(id, _)| !self.is_unreadable(**id)) {
-            if self.doomed.contains(id) {
+            if self.is_doomed(*id) {
                 continue;
             }
             let Some((head, kept)) = run.head else { continue };

@@ -1,6 +1,6 @@
 //! The log: its values, and the events in them, which go on where the cold part ends.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::ControlFlow;
 
 use super::{Followed, Kind, Place, Run, Told, Verifier, follow};
@@ -10,15 +10,19 @@ use crate::journal::codec::{DecodeError, Decoder, Record};
 impl Verifier<'_> {
     /// Looks for the runs that the log deletes; what is wrong there is said later.
     pub(super) fn find_doomed(&mut self) {
-        let doomed = &mut self.doomed;
+        let mut doomed = HashSet::new();
+        let mut is_whole = true;
         let outcome = self.store.scan(EventId(0), &mut |_, value| {
-            for record in Decoder::new(value).into_iter().flatten().flatten() {
+            let records = Decoder::new(value).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+            is_whole &= records.is_ok();
+            for record in records.into_iter().flatten() {
                 if let Record::RunDeleted { run, .. } = record {
                     doomed.insert(run);
                 }
             }
             ControlFlow::Continue(())
         });
+        self.doomed = (is_whole && outcome.is_ok()).then_some(doomed);
         if let Err(error) = outcome {
             self.problem(Kind::File, Place::Value(EventId(0)), error.to_string());
         }

@@ -187,7 +187,7 @@ impl Verifier<'_> {
         self.event_makes_sense(event);
         let is_unreadable = self.is_unreadable(event.run_id);
         // Events of runs that are gone stay until somebody sweeps; of them nothing is promised.
-        if self.doomed.contains(&event.run_id) {
+        if self.is_doomed(event.run_id) {
             return;
         }
         let Some(run) = self.runs.get_mut(&event.run_id) else {
@@ -315,7 +315,7 @@ impl Verifier<'_> {
     fn may_be_gone(&self, run: RunId, id: EventId) -> bool {
         let known = self.runs.get(&run).and_then(|run| run.head);
         self.is_unreadable(run)
-            || self.doomed.contains(&run)
+            || self.is_doomed(run)
             || known.is_none_or(|(_, kept)| id <= kept.removed_through)
     }
 }
