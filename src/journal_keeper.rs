@@ -518,6 +518,37 @@ mod tests {
         assert!(matches!(write(writer, create), Ok(Written::Created(_))));
     }
 
+    #[test]
+    fn nothing_is_moved_while_a_backup_holds_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let retention = Retention { max_bytes: 100_000, ..Retention::default() };
+        let (writer, _) = open(directory.path(), retention);
+        create(&writer);
+        let windows = || catalog::read(writer.catalog()).windows().to_vec();
+        let wait_until = |what: &str, holds: &dyn Fn() -> bool| {
+            let started = Instant::now();
+            while !holds() {
+                assert!(started.elapsed() < Duration::from_secs(30), "{what}");
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        };
+        let hold = writer.hold();
+        let second = writer.hold();
+        wait_until("it comes to rest", &|| hold.has_begun());
+        for _ in 0..60 {
+            append(&writer, 1);
+        }
+        drop(second);
+        std::thread::sleep(2 * KEEPER_HELD_PAUSE);
+        // Many times as much as becomes a window.
+        assert!(writer.log_bytes() > 100_000);
+        assert_eq!(windows(), []);
+        assert!(hold.has_begun() && !hold.is_broken());
+        drop(hold);
+        wait_until("it goes on", &|| writer.log_bytes() < 20_000);
+        assert!(!windows().is_empty());
+    }
+
     /// Reads a run to its end: how many events it gave, and whether some were said to be gone. None
     /// is missing that is not said to be.
     fn read_run(

@@ -13,12 +13,26 @@ use std::path::{Path, PathBuf};
 
 use tidewheel::cli;
 use tidewheel::config::SETTINGS;
+use tidewheel::journal::verify::Kind;
 use tidewheel::limits;
 use tidewheel::route::{Route, route};
 use tidewheel::wire::request::parse_head;
 use tidewheel::wire::status::reason_phrase;
 
-const COMMANDS: [&str; 4] = ["serve", "append", "tail", "runs"];
+const COMMANDS: [&str; 12] = [
+    "serve",
+    "append",
+    "tail",
+    "runs",
+    "journal",
+    "journal stats",
+    "journal verify",
+    "journal compact",
+    "journal backup",
+    "journal restore",
+    "journal export",
+    "journal import",
+];
 /// Flags of other programs that the documents name alone.
 const FLAGS_OF_OTHERS: [&str; 2] = ["--json", "--unix-socket"];
 
@@ -167,7 +181,7 @@ fn the_table_of_routes_is_that_of_the_router() {
 #[test]
 fn every_path_that_is_named_is_one_of_them() {
     let not_yet = ["/metrics", "/openapi.json"];
-    let roots = ["/runs", "/projects", "/events", "/api/", "/health", "/worker"];
+    let roots = ["/runs", "/projects", "/events", "/api/", "/health", "/worker", "/admin"];
     for document in documents() {
         for code in code_of(&fs::read_to_string(&document).unwrap()) {
             let words = code.split([' ', '"', '\'', '`', ',', ')']);
@@ -369,8 +383,8 @@ fn quantity(value: &str, name: &str) -> u64 {
 // ---- the command line ---------------------------------------------------------------------------
 
 fn help_of(command: &str) -> String {
-    let args = ["tidewheel", command, "--help"].map(OsString::from);
-    let help = cli::parse(args.into_iter().filter(|arg| !arg.is_empty()));
+    let args = std::iter::once("tidewheel").chain(command.split(' ')).chain(["--help"]);
+    let help = cli::parse(args.filter(|arg| !arg.is_empty()).map(OsString::from));
     help.expect_err("help is text").text
 }
 
@@ -391,7 +405,8 @@ fn commands_and_flags_exist() {
     let helps: BTreeMap<&str, String> =
         COMMANDS.into_iter().chain([""]).map(|command| (command, help_of(command))).collect();
     for command in COMMANDS {
-        assert!(has_flag(&helps[""], command), "COMMANDS is out of date");
+        let (parent, name) = command.rsplit_once(' ').unwrap_or(("", command));
+        assert!(has_flag(&helps[parent], name), "COMMANDS is out of date");
     }
     let mut seen = BTreeSet::new();
     let is_of_the_server =
@@ -418,6 +433,10 @@ fn commands_and_flags_exist() {
                 // "`tidewheel append`, `tail`": a command; "`tidewheel`" alone: the program.
                 let command = args.first().filter(|word| flag_in(word).is_none());
                 let command = command.copied().unwrap_or_default();
+                // Some commands have commands of their own.
+                let whole = args.get(..2).map(|words| words.join(" "));
+                let whole = whole.as_deref().filter(|whole| helps.contains_key(whole));
+                let command = whole.unwrap_or(command);
                 let help = helps.get(command);
                 let help = help.unwrap_or_else(|| panic!("{name}: tidewheel {command}"));
                 seen.insert(command.to_owned());
@@ -428,6 +447,13 @@ fn commands_and_flags_exist() {
         }
     }
     assert!(COMMANDS.iter().all(|command| seen.contains(*command)), "{seen:?}");
+}
+
+#[test]
+fn every_kind_of_problem_of_a_journal_is_explained() {
+    let table = rows(&read("docs/journal-tools.md"), "## Verify");
+    let documented = set(table.iter().map(|row| unquoted(&row[0])));
+    assert_eq!(documented, set(Kind::ALL.map(Kind::as_str)));
 }
 
 #[test]

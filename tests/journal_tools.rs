@@ -17,7 +17,7 @@ use std::{
 
 use rand::{RngExt, rngs::StdRng, seq::IndexedRandom};
 use serde_json::{Value, json};
-use support::{DEADLINE, Server, seeded, server::serve};
+use support::{DEADLINE, Server, seeded};
 use tempfile::TempDir;
 
 /// A window for each tenth of this, so that a test's events are in several.
@@ -604,7 +604,7 @@ fn what_is_imported_is_what_was_exported_under_new_ids() {
     let server = Server::on(&journal, &[]);
     let ended = map.iter().find(|(from, _)| *from == runs[0]).unwrap().1;
     assert_eq!(server.json(&format!("/runs/{ended}"))["status"], "failed");
-    let page = server.json(&format!("/runs?project=p0&limit=1000"));
+    let page = server.json("/runs?project=p0&limit=1000");
     assert!(page["runs"].as_array().unwrap().len() >= 2);
     drop(server);
 
@@ -709,5 +709,4 @@ fn compacting_gives_back_the_room_of_deleted_runs() {
     assert_eq!(export(&journal, &[]), before);
     let files = ["log.redb", "store.redb"].map(|name| Path::new(&journal).join(name));
     assert!(files.iter().map(|path| fs::metadata(path).unwrap().len()).sum::<u64>() <= was);
-    let _ = serve;
 }

@@ -244,7 +244,9 @@ impl BackupWriter {
         let Totals { frames, rows, values } = self.totals;
         let sum = self.sum.digest();
         self.frame(KIND_END, |out| {
-            [frames, rows, values].iter().for_each(|number| put_varint(out, *number));
+            for number in [frames, rows, values] {
+                put_varint(out, number);
+            }
             out.extend_from_slice(&sum.to_le_bytes());
         });
         Step::Over

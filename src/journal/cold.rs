@@ -240,7 +240,9 @@ impl Window {
 /// The row of jumps, in the order of their ids.
 pub fn jumps_change(jumps: &[Jump]) -> Change {
     let fill = |row: &mut Vec<u8>| {
-        jumps.iter().for_each(|jump| put_numbers(row, &[jump.after.0, jump.next.0]));
+        for jump in jumps {
+            put_numbers(row, &[jump.after.0, jump.next.0]);
+        }
     };
     put(Table::State, JUMPS.to_vec(), row(fill))
 }

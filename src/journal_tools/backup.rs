@@ -43,7 +43,7 @@ pub(super) struct Backup {
     #[argh(option, arg_name = "file")]
     config: Option<PathBuf>,
 
-    /// have this server make it: its admin_listen, as http://host:port or unix:/path
+    /// have this server make it: the address that it has for administration, http: or unix:
     #[argh(option, arg_name = "address")]
     server: Option<String>,
 

@@ -10,7 +10,7 @@ use argh::FromArgs;
 use serde_json::{Value, json};
 
 use super::{Looked, Progress, ToolError, ToolResult, bytes, cannot_read, count, look, place, say};
-use crate::event::RunId;
+use crate::event::{Label, RunId};
 use crate::journal::catalog::Catalog;
 use crate::journal::cold::Window;
 use crate::journal::redb::{COLD_FILE, LOG_FILE};
@@ -137,8 +137,8 @@ fn as_json(
         let run = catalog.run(*id).expect("only runs that there are have events");
         json!({
             "id": id.0,
-            "project": run.labels.project.as_ref().map(|label| label.as_str()),
-            "session": run.labels.session.as_ref().map(|label| label.as_str()),
+            "project": run.labels.project.as_ref().map(Label::as_str),
+            "session": run.labels.session.as_ref().map(Label::as_str),
             "status": run.status.as_str(),
             "created_at": run.created_at.to_string(), "updated_at": run.updated_at.to_string(),
             "event_count": run.event_count,
@@ -238,7 +238,7 @@ fn as_text(
         text.push('\n');
         let rows = runs.iter().map(|(id, amount)| {
             let run = catalog.run(*id).expect("only runs that there are have events");
-            let label = |label: Option<&crate::event::Label>| {
+            let label = |label: Option<&Label>| {
                 label.map_or("-".to_owned(), |label| label.as_str().to_owned())
             };
             [

@@ -8,6 +8,7 @@
 //! Invariant: the file on the disk is only ever read.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Bound;
@@ -99,12 +100,11 @@ impl StorageBackend for Overlay {
         let mut done = 0;
         for (page, start, count) in pieces(offset, out.len()) {
             let piece = &mut out[done..done + count];
-            match written.pages.get(&page) {
-                Some(bytes) => piece.copy_from_slice(&bytes[start..start + count]),
-                None => {
-                    let bytes = self.page_on_disk(page, written.file_bytes)?;
-                    piece.copy_from_slice(&bytes[start..start + count]);
-                }
+            if let Some(bytes) = written.pages.get(&page) {
+                piece.copy_from_slice(&bytes[start..start + count]);
+            } else {
+                let bytes = self.page_on_disk(page, written.file_bytes)?;
+                piece.copy_from_slice(&bytes[start..start + count]);
             }
             done += count;
         }
@@ -135,11 +135,10 @@ impl StorageBackend for Overlay {
         let file_bytes = written.file_bytes;
         let mut done = 0;
         for (page, start, count) in pieces(offset, data.len()) {
-            if !written.pages.contains_key(&page) {
-                let bytes = self.page_on_disk(page, file_bytes)?;
-                written.pages.insert(page, bytes);
-            }
-            let bytes = written.pages.get_mut(&page).expect("it was put there");
+            let bytes = match written.pages.entry(page) {
+                Entry::Occupied(there) => there.into_mut(),
+                Entry::Vacant(free) => free.insert(self.page_on_disk(page, file_bytes)?),
+            };
             bytes[start..start + count].copy_from_slice(&data[done..done + count]);
             done += count;
         }

@@ -89,7 +89,9 @@ fn repack(store: &dyn Store, change: impl FnOnce(&mut Vec<Event>)) {
     }
     change(&mut events);
     let mut writer = BlockWriter::default();
-    events.iter().for_each(|event| writer.push(&event.borrowed()));
+    for event in &events {
+        writer.push(&event.borrowed());
+    }
     let (_, block) = writer.finish().swap_remove(0);
     put(store, Change { table: Table::Blocks, key, row: Some(block) });
 }
@@ -100,7 +102,9 @@ fn reorder(store: &dyn Store, change: impl FnOnce(&mut Vec<(EventId, RunId)>)) {
     let mut entries: Vec<_> = Order::new(&piece).unwrap().map(Result::unwrap).collect();
     change(&mut entries);
     let mut writer = OrderWriter::default();
-    entries.iter().for_each(|(id, run)| writer.push(*id, *run));
+    for (id, run) in entries {
+        writer.push(id, run);
+    }
     let (_, piece) = writer.finish().swap_remove(0);
     put(store, Change { table: Table::Order, key, row: Some(piece) });
 }

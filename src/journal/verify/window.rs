@@ -257,7 +257,7 @@ impl Verifier<'_> {
             }
             for (id, run) in entries {
                 if id <= through || !(window.first_id..=window.last_id).contains(&id) {
-                    let text = format!("the order of window {} has it at the wrong place", of);
+                    let text = format!("the order of window {of} has it at the wrong place");
                     this.problem(Kind::Order, Place::Event(id), text);
                     continue;
                 }
@@ -276,13 +276,12 @@ impl Verifier<'_> {
                         let text = format!("it is of run {of}, and the order says run {run}");
                         this.problem(Kind::Order, Place::Event(id), text);
                     }
-                    Some(_) => {}
                     None if has_all_blocks && !this.may_be_gone(run, id) => {
                         let text =
                             format!("the order has it, of run {run}, and no block: it is lost");
                         this.problem(Kind::Order, Place::Event(id), text);
                     }
-                    None => {}
+                    Some(_) | None => {}
                 }
             }
             ControlFlow::Continue(())
