@@ -441,6 +441,10 @@ fn overlaid(
         Err(error) if error.kind() == io::ErrorKind::NotFound => return empty(FileState::Missing),
         Err(error) => return Err(OpenError::Io { path: path.into(), error }),
     };
+    // redb would make a new one of it.
+    if fs::metadata(path).is_ok_and(|file| file.len() == 0) {
+        return empty(FileState::Unreadable("it is empty".to_owned()));
+    }
     let was_open =
         was_left_open(path).map_err(|error| OpenError::Io { path: path.into(), error })?;
     // redb says how far a repair is; it says so little only when it has to let go of a commit.

@@ -397,7 +397,10 @@ fn write_blocks(
 
 /// Removes blocks and order of windows that are not there: of one whose making, or whose going, was
 /// broken off.
-fn remove_strays(store: &dyn Store, windows: &[Window]) -> Result<(), StoreError> {
+///
+/// # Errors
+/// When the storage fails.
+pub fn remove_strays(store: &dyn Store, windows: &[Window]) -> Result<(), StoreError> {
     // Between the first window and the last every block belongs to one.
     let first = windows.first().map_or(u64::MAX, |window| window.first_id.0);
     let after = windows.last().map_or(0, |window| window.first_id.0.saturating_add(1));

@@ -60,6 +60,7 @@ fn sweep(store: &dyn Store, keys_max: usize, total: u64) -> Result<usize, StoreE
     while store.remove_values(moved_through, REMOVE_VALUES)? == REMOVE_VALUES {}
     let progress = Progress::begin("sweep", total);
     let all = read(&catalog).windows().to_vec();
+    windows::remove_strays(store, &all)?;
     let mut swept = 0;
     for window in all {
         if let Some(removal) = windows::sweep(store, &catalog, window)? {
