@@ -222,33 +222,16 @@ impl KeeperHandle {
 }
 
 impl JournalKeeper {
-    /// Starts its thread; the log has so many bytes now.
+    /// Starts its thread.
     ///
     /// # Errors
     /// When the system refuses a thread.
-    pub fn start(kept: Kept, log_bytes: u64) -> io::Result<JournalKeeper> {
-        let state = State {
-            // How old it is is not known: it is moved soon, if age matters.
-            log_since: (log_bytes > 0).then_some(Timestamp(0)),
-            ..State::default()
-        };
-        let shared = Arc::new(Shared {
-            log_bytes: AtomicU64::new(log_bytes),
-            window_bytes: kept.retention.window_bytes(),
-            state: Mutex::new(state),
-            changed: Condvar::new(),
-            moved: Condvar::new(),
-        });
-        let keeper = Keeper { kept, shared: Arc::clone(&shared), sweep: Vec::new() };
+    pub fn start(keeper: Keeper) -> io::Result<JournalKeeper> {
+        let shared = Arc::clone(&keeper.shared);
         let thread = std::thread::Builder::new()
             .name("journal-keeper".into())
             .spawn(move || keeper.work())?;
         Ok(JournalKeeper { shared, thread: Some(thread) })
-    }
-
-    /// Who tells it what was written.
-    pub fn handle(&self) -> KeeperHandle {
-        KeeperHandle { shared: Arc::clone(&self.shared) }
     }
 }
 
@@ -318,7 +301,7 @@ impl Shared {
 }
 
 /// What the thread owns.
-struct Keeper {
+pub struct Keeper {
     kept: Kept,
     shared: Arc<Shared>,
     /// Windows that are still to be swept, the last first.
@@ -326,6 +309,28 @@ struct Keeper {
 }
 
 impl Keeper {
+    /// One for a log that has so many bytes now.
+    pub fn new(kept: Kept, log_bytes: u64) -> Keeper {
+        let state = State {
+            // How old it is is not known: it is moved soon, if age matters.
+            log_since: (log_bytes > 0).then_some(Timestamp(0)),
+            ..State::default()
+        };
+        let shared = Arc::new(Shared {
+            log_bytes: AtomicU64::new(log_bytes),
+            window_bytes: kept.retention.window_bytes(),
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            moved: Condvar::new(),
+        });
+        Keeper { kept, shared, sweep: Vec::new() }
+    }
+
+    /// Who tells it what was written.
+    pub fn handle(&self) -> KeeperHandle {
+        KeeperHandle { shared: Arc::clone(&self.shared) }
+    }
+
     fn work(mut self) {
         // Where the system refuses that it competes with the others, which is slower for them.
         let thread = Some(rustix::thread::gettid());
@@ -352,7 +357,7 @@ impl Keeper {
     }
 
     /// Does what is due; how long there is nothing more.
-    fn turn(&mut self) -> Result<Option<Duration>, StoreError> {
+    pub(crate) fn turn(&mut self) -> Result<Option<Duration>, StoreError> {
         if self.window_is_due() {
             self.move_window()?;
             if self.kept.retention.max_events_per_run > 0 {
@@ -396,7 +401,7 @@ impl Keeper {
             || (bytes > 0 && self.kept.retention.window_age().is_some_and(is_old))
     }
 
-    fn move_window(&self) -> Result<(), StoreError> {
+    pub(crate) fn move_window(&self) -> Result<(), StoreError> {
         let Kept { store, catalog, keys_max, .. } = &self.kept;
         let started = Instant::now();
         let moved_through = self.catalog().moved_through();

@@ -15,6 +15,13 @@
 
 mod queue;
 
+#[cfg(test)]
+mod damage;
+#[cfg(test)]
+mod found;
+#[cfg(test)]
+mod power_cuts;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,7 +39,7 @@ use crate::journal::commit::{Committer, Opened};
 use crate::journal::redb::RedbStore;
 use crate::journal::store::{OpenError, Store, StoreError};
 use crate::journal::{CommittedBatch, Write, WriteError, WriteResult};
-use crate::journal_keeper::{self, Hold, JournalKeeper, KeeperHandle, Reads, Retention};
+use crate::journal_keeper::{self, Hold, JournalKeeper, Keeper, KeeperHandle, Reads, Retention};
 
 /// Hears the answer to a write, on the writer's thread: it should only pass it on.
 pub type Reply = Box<dyn FnOnce(WriteResult) + Send>;
@@ -152,6 +159,26 @@ impl OpenJournal {
         retention: Retention,
         listeners: Vec<Box<dyn Listener>>,
     ) -> io::Result<JournalWriter> {
+        let (writer, keeper) = self.parts(clock, durability, retention, listeners);
+        let keeper_handle = writer.keeper.clone();
+        let keeper = JournalKeeper::start(keeper)?;
+        let shared = Arc::clone(&writer.shared);
+        let (store, catalog) = (Arc::clone(&writer.store), Arc::clone(&writer.catalog));
+        let thread = std::thread::Builder::new()
+            .name("journal-writer".into())
+            .spawn(move || writer.work())?;
+        let threads = Mutex::new(Some((thread, keeper)));
+        Ok(JournalWriter { shared, store, catalog, durability, keeper: keeper_handle, threads })
+    }
+
+    /// What the threads own.
+    fn parts(
+        self,
+        clock: Arc<Clock>,
+        durability: Durability,
+        retention: Retention,
+        listeners: Vec<Box<dyn Listener>>,
+    ) -> (Writer, Keeper) {
         let OpenJournal { store, catalog, committer, log_bytes, keys_max, reads } = self;
         let shared = Arc::new(Shared::default());
         if retention.max_events_per_run > 0 {
@@ -167,11 +194,11 @@ impl OpenJournal {
             keys_max,
             retention,
         };
-        let keeper = JournalKeeper::start(kept, log_bytes)?;
+        let keeper = Keeper::new(kept, log_bytes);
         let writer = Writer {
-            shared: Arc::clone(&shared),
-            store: Arc::clone(&store),
-            catalog: Arc::clone(&catalog),
+            shared,
+            store,
+            catalog,
             committer,
             clock,
             durability,
@@ -179,12 +206,7 @@ impl OpenJournal {
             keeper: keeper.handle(),
             unsynced_since: None,
         };
-        let thread = std::thread::Builder::new()
-            .name("journal-writer".into())
-            .spawn(move || writer.work())?;
-        let keeper_handle = keeper.handle();
-        let threads = Mutex::new(Some((thread, keeper)));
-        Ok(JournalWriter { shared, store, catalog, durability, keeper: keeper_handle, threads })
+        (writer, keeper)
     }
 }
 
@@ -278,6 +300,11 @@ impl JournalWriter {
             // If it has panicked it has told so on standard error.
             let _ = writer.join();
             drop(keeper);
+            if !self.has_failed()
+                && let Err(error) = self.store.close()
+            {
+                log::warn!("the journal was not closed in order: {error}");
+            }
         }
     }
 }

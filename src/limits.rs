@@ -138,9 +138,12 @@ pub const LOG_CACHE_BYTES: usize = 24 * 1024 * 1024;
 pub const COLD_CACHE_BYTES: usize = 8 * 1024 * 1024;
 /// A change of rows that adds less than this is made although the disk is full: it removes more.
 pub const REMOVAL_BYTES: u64 = 256 * 1024;
-/// Room that a commit leaves on the disk, in bytes: redb's pages beside the values, and what other
-/// programs write between the check and the write.
+/// Room that the journal always holds on the disk, in bytes: redb's pages beside the values, and a
+/// transaction that is made while another one's room is being held.
 pub const DISK_RESERVE_BYTES: u64 = 16 * 1024 * 1024;
+/// What the reserve grows by, and the least that it gives back at once when the disk is full, in
+/// bytes: a write may need blocks for the file system's own books.
+pub const RESERVE_PIECE_BYTES: u64 = 256 * 1024;
 /// Runs looked at in one go while the catalog is locked: at some 100 ns a run, 0.1 ms.
 pub const CATALOG_SLICE_RUNS: usize = 1_024;
 /// Bytes of metadata copied in one go while the catalog is locked.

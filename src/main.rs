@@ -7,12 +7,14 @@ use log::LevelFilter;
 use tidewheel::cli::{self, Command, EXIT_FAILED, EXIT_USAGE};
 use tidewheel::client::{self, ClientError};
 use tidewheel::config::{self, SERVER_VARIABLE, Serve};
+use tidewheel::journal::damage;
 use tidewheel::journal_tools::{self, ToolError};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    damage::abort_on_panic();
     let server = std::env::var(SERVER_VARIABLE).ok();
     let server = server.as_deref();
     match cli::parse(std::env::args_os()) {

@@ -62,6 +62,7 @@ pub fn worker(shared: &Shared) -> Response {
         "workers": workers,
         "journal": {
             "durability": status.durability.to_text(),
+            "durability_means": status.durability.meaning(),
             "disk_bytes": shared.journal.store().disk_bytes().ok(),
             "failed": status.failed,
             "queue_events": status.queued_events,

@@ -129,6 +129,7 @@ impl Served {
         let start = Start {
             id: 0,
             listener: listener.into(),
+            admin_listener: None,
             mailbox: Arc::clone(&mailbox),
             shared: Arc::clone(&shared),
         };

@@ -41,7 +41,7 @@ const LAYERS: [(&str, &[&str]); 4] = [
 
 /// Names that only these files may use; a path ends with `/` when it stands for a directory.
 const RESERVED: [(&str, &[&str]); 8] = [
-    ("redb::", &["journal/redb.rs", "journal/redb/"]),
+    ("redb::", &["journal/disk.rs", "journal/fake_disk.rs", "journal/redb.rs", "journal/redb/"]),
     ("monoio::", &["driver.rs"]),
     ("io_uring::", &["driver.rs", "stream_ring.rs"]),
     ("unsafe ", &["allocator.rs", "driver.rs", "stream_ring.rs"]),

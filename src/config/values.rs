@@ -311,6 +311,21 @@ pub enum Durability {
     None,
 }
 
+impl Durability {
+    /// What an answer means, in a short sentence.
+    pub fn meaning(&self) -> &'static str {
+        match self {
+            Durability::Immediate => "what is answered or delivered is on disk",
+            Durability::Interval(_) => {
+                "what is answered or delivered is on disk within this time, and lost if the power is cut before"
+            }
+            Durability::None => {
+                "what is answered or delivered is on disk when the system likes, and lost if the power is cut before"
+            }
+        }
+    }
+}
+
 impl Value for Durability {
     const EXPECTED: &'static str = "immediate, none or a duration such as 50ms";
 

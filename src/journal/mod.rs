@@ -6,7 +6,7 @@
 //! - [`commit`] takes writes, decides each of them and packs what they append into one batch;
 //! - [`codec`] is what such a batch looks like in bytes: one or more *values*, each stored under
 //!   the id of its first event;
-//! - [`store`] keeps values: in [`redb`], or in [`memory`] for tests;
+//! - [`store`] keeps values: in [`redb`], on a [`disk`], or in [`memory`] for tests;
 //! - [`catalog`] is what is known of every run, and where its events are ([`postings`]);
 //!   [`history`] reads them;
 //! - [`once`] remembers idempotency keys and producers, for [`commit`] alone.
@@ -28,6 +28,10 @@ pub mod codec;
 pub mod cold;
 mod cold_history;
 pub mod commit;
+pub mod damage;
+pub mod disk;
+#[cfg(test)]
+pub(crate) mod fake_disk;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod history;

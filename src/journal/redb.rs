@@ -8,29 +8,33 @@
 //! is written with each of its commits, which nobody waits for.
 //!
 //! After a failed write redb refuses everything until it is opened again, and rightly so. A full
-//! disk should not be the end, though: so the room is looked at before a transaction begins, and a
-//! batch that might not fit is refused while redb has not been touched.
+//! disk should not be the end, though: so the room is held before a transaction begins ([`Room`]),
+//! and a batch that might not fit is refused while redb has not been touched.
+//!
+//! Each page of the log is checked when it is opened. Of the cold part only what is read is: its
+//! rows have checksums, and what redb makes of a page that was damaged is contained.
 
-mod overlay;
+mod inspect;
 
-use std::cell::Cell;
-use std::fs::{self, File};
 use std::io;
-use std::ops::ControlFlow;
-use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
 
-use redb::backends::InMemoryBackend;
-use redb::{Builder, Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    AccessGuard, Builder, Database, Durability, Key, Range, ReadableDatabase, ReadableTable,
+    RepairSession, TableDefinition, Value,
+};
 
-use self::overlay::Overlay;
+use super::damage::contain;
+use super::disk::{Directory, Disk, Room, is_full};
 use super::store::{
     Change, JOURNAL_FORMAT, OpenError, RowVisitor, Store, StoreError, Table, ValueVisitor,
 };
 use crate::event::EventId;
-use crate::limits::{COLD_CACHE_BYTES, DISK_RESERVE_BYTES, LOG_CACHE_BYTES, REMOVAL_BYTES};
+use crate::limits::{COLD_CACHE_BYTES, LOG_CACHE_BYTES, REMOVAL_BYTES};
+
+pub use self::inspect::{FileState, Inspected};
 
 /// The file of the log, in the journal's directory.
 pub const LOG_FILE: &str = "log.redb";
@@ -42,11 +46,6 @@ const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const META_FORMAT: &str = "format";
 /// The last key that was removed, since it was moved.
 const META_REMOVED: &str = "removed_through";
-
-/// Where in a file its first page says how it was left.
-const LEFT_BYTE: u64 = 9;
-/// In that byte: a program had the file open when it ended.
-const LEFT_OPEN: u8 = 2;
 
 type Rows = TableDefinition<'static, &'static [u8], &'static [u8]>;
 
@@ -69,136 +68,73 @@ fn rows_of(table: Table) -> Rows {
 pub struct RedbStore {
     log: Database,
     cold: Database,
+    room: Arc<dyn Room>,
     path: PathBuf,
     cold_path: PathBuf,
     /// What the first failed write said.
     failure: OnceLock<String>,
-    /// Room that must be left on the disk after a batch.
-    reserve_bytes: u64,
-}
-
-/// How a file was found that is only looked at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FileState {
-    /// As it was closed.
-    Whole,
-    /// As a crash has left it: what was committed is there.
-    NotClosed,
-    /// It is not there.
-    Missing,
-    /// The last commit is damaged; what was before it is there.
-    LastCommitDamaged,
-    /// Nothing of it can be read.
-    Unreadable(String),
-}
-
-/// A journal that is only looked at.
-#[derive(Debug)]
-pub struct Inspected {
-    /// It. A file that cannot be read is an empty one here.
-    pub store: RedbStore,
-    /// The format of the journal; none when its file does not say it.
-    pub format: Option<u64>,
-    /// How the file of the log was found.
-    pub log: FileState,
-    /// How the file of the cold part was found.
-    pub cold: FileState,
+    /// Commits to the log that were not synced when they were made …
+    unsynced: AtomicU64,
+    /// … and how many of them have been since.
+    synced: AtomicU64,
 }
 
 impl RedbStore {
-    /// Opens the journal in this directory to be looked at: neither file is changed, whatever is
-    /// written stays in memory.
-    ///
-    /// # Errors
-    /// When there is none, and as for [`RedbStore::open`].
-    pub fn open_read_only(directory: &Path) -> Result<Inspected, OpenError> {
-        let inspected = RedbStore::look(directory, false)?;
-        for (state, name) in [(&inspected.log, LOG_FILE), (&inspected.cold, COLD_FILE)] {
-            let reason = match state {
-                FileState::Unreadable(reason) => reason.clone(),
-                FileState::Missing if name == LOG_FILE => "it is missing".to_owned(),
-                _ => continue,
-            };
-            return Err(OpenError::Corrupt { path: directory.join(name), reason });
-        }
-        Ok(inspected)
-    }
-
-    /// The same for a journal that may be damaged: every page of both files is checked.
-    ///
-    /// # Errors
-    /// When there is none, another process has it open, or it is of a newer format.
-    pub fn inspect(directory: &Path) -> Result<Inspected, OpenError> {
-        RedbStore::look(directory, true)
-    }
-
-    fn look(directory: &Path, is_checked: bool) -> Result<Inspected, OpenError> {
-        let (path, cold_path) = (directory.join(LOG_FILE), directory.join(COLD_FILE));
-        if !path.exists() && !cold_path.exists() {
-            return Err(OpenError::Missing { path: directory.into() });
-        }
-        let (log, log_state) = overlaid(&path, LOG_CACHE_BYTES, is_checked)?;
-        let (cold, cold_state) = overlaid(&cold_path, COLD_CACHE_BYTES, is_checked)?;
-        let fail = |error: redb::Error| open_error(&path, error);
-        let format = format(&log).map_err(fail)?;
-        if let Some(found) = check_format(&log).map_err(fail)? {
-            return Err(OpenError::Newer { path, found });
-        }
-        make_tables(&cold).map_err(|error| open_error(&cold_path, error))?;
-        let (failure, reserve_bytes) = (OnceLock::new(), DISK_RESERVE_BYTES);
-        let store = RedbStore { log, cold, path, cold_path, failure, reserve_bytes };
-        Ok(Inspected { store, format, log: log_state, cold: cold_state })
-    }
-
-    /// Gives back what the files have to spare. Whether there was any.
-    ///
-    /// # Errors
-    /// When it cannot be done.
-    pub fn compact(&mut self) -> Result<bool, StoreError> {
-        let fail = |path: &Path, error: &redb::CompactionError| {
-            StoreError::Failed(format!("{}: {error}", path.display()))
-        };
-        let log = self.log.compact().map_err(|error| fail(&self.path, &error))?;
-        let cold = self.cold.compact().map_err(|error| fail(&self.cold_path, &error))?;
-        Ok(log || cold)
-    }
-
     /// Opens the journal in this directory, or makes one there.
     ///
     /// # Errors
     /// See [`OpenError`].
     pub fn open(directory: &Path) -> Result<RedbStore, OpenError> {
-        make_directory(directory)
-            .map_err(|error| OpenError::Io { path: directory.into(), error })?;
+        let disk = Directory::open(directory).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => OpenError::InUse { path: directory.join(LOG_FILE) },
+            _ => OpenError::Io { path: directory.into(), error },
+        })?;
+        RedbStore::open_on(Arc::new(disk), directory)
+    }
+
+    /// Opens the journal on this disk, or makes one there. Messages say that it is in `directory`.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open_on(disk: Arc<impl Disk>, directory: &Path) -> Result<RedbStore, OpenError> {
+        RedbStore::open_with_caches(disk, directory, [LOG_CACHE_BYTES, COLD_CACHE_BYTES])
+    }
+
+    /// The same with page caches of so many bytes for the log and the cold part.
+    pub(crate) fn open_with_caches(
+        disk: Arc<impl Disk>,
+        directory: &Path,
+        [log_cache_bytes, cold_cache_bytes]: [usize; 2],
+    ) -> Result<RedbStore, OpenError> {
         let (path, cold_path) = (directory.join(LOG_FILE), directory.join(COLD_FILE));
-        if cold_path.exists() && !path.exists() {
+        let fail = |error: redb::Error| open_error(&path, error);
+        let has = |name| disk.has(name).map_err(|error| fail(error.into()));
+        if has(COLD_FILE)? && !has(LOG_FILE)? {
             let reason = format!("it is missing, and {} is there", cold_path.display());
             return Err(OpenError::Corrupt { path, reason });
         }
-        let fail = |error: redb::Error| open_error(&path, error);
-        let log = Builder::new()
-            .set_cache_size(LOG_CACHE_BYTES)
-            .create(&path)
-            .map_err(|error| fail(error.into()))?;
-        check_format(&log)
+        let mut log = Builder::new();
+        // A file that is not as it was written is an error then; a plain open trusts it.
+        log.set_check_integrity_on_open(true);
+        log.set_repair_callback(tell_of_repair);
+        log.set_cache_size(log_cache_bytes);
+        let log = trusted(|| open_database(&*disk, LOG_FILE, &log, make_log)).map_err(fail)?;
+        trusted(|| check_format(&log))
             .map_err(fail)?
             .map_or(Ok(()), |found| Err(OpenError::Newer { path: path.clone(), found }))?;
         let fail = |error: redb::Error| open_error(&cold_path, error);
-        let cold = Builder::new()
-            .set_cache_size(COLD_CACHE_BYTES)
-            .create(&cold_path)
-            .map_err(|error| fail(error.into()))?;
-        make_tables(&cold).map_err(fail)?;
-        // The files' names must be on disk as well before anything in them counts as kept.
-        sync_directory(directory)
-            .map_err(|error| OpenError::Io { path: directory.into(), error })?;
+        let mut cold = Builder::new();
+        cold.set_cache_size(cold_cache_bytes);
+        let cold = trusted(|| open_database(&*disk, COLD_FILE, &cold, make_cold)).map_err(fail)?;
         Ok(RedbStore {
             log,
             cold,
+            room: disk,
             path,
             cold_path,
             failure: OnceLock::new(),
-            reserve_bytes: DISK_RESERVE_BYTES,
+            unsynced: AtomicU64::new(0),
+            synced: AtomicU64::new(0),
         })
     }
 
@@ -207,13 +143,14 @@ impl RedbStore {
         &self.path
     }
 
-    /// Whether a batch of so many bytes fits on the disk and leaves the reserve free.
-    fn has_room(&self, batch_bytes: u64) -> bool {
-        // A system that cannot say is no reason to refuse: the write itself will tell.
-        let Ok(disk) = rustix::fs::statvfs(&self.path) else { return true };
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    /// Sees that there is room for a transaction that adds so many bytes.
+    fn hold_room(&self, bytes: u64) -> Result<(), StoreError> {
         // A value takes up to twice its bytes, and what it replaces is freed a commit later.
-        free >= batch_bytes.saturating_mul(4).saturating_add(self.reserve_bytes)
+        match self.room.hold(bytes.saturating_mul(4)) {
+            Err(error) if is_full(&error) => Err(StoreError::DiskFull),
+            Err(error) => Err(self.fail(&self.path, &error.into())),
+            Ok(()) => Ok(()),
+        }
     }
 
     fn check_failure(&self) -> Result<(), StoreError> {
@@ -229,7 +166,9 @@ impl RedbStore {
         let mut transaction = self.log.begin_write()?;
         if !sync {
             transaction.set_durability(Durability::None)?;
+            self.unsynced.fetch_add(1, SeqCst);
         }
+        let before = self.unsynced.load(SeqCst);
         if !values.is_empty() {
             let mut table = transaction.open_table(VALUES)?;
             for (key, value) in values {
@@ -237,12 +176,16 @@ impl RedbStore {
             }
         }
         transaction.commit()?;
+        if sync {
+            self.synced.fetch_max(before, SeqCst);
+        }
         Ok(())
     }
 
     fn remove(&self, upto: EventId, max: usize) -> Result<usize, redb::Error> {
         let mut transaction = self.log.begin_write()?;
         transaction.set_durability(Durability::None)?;
+        self.unsynced.fetch_add(1, SeqCst);
         let count = {
             let mut table = transaction.open_table(VALUES)?;
             let keys = table.range(..=upto.0)?.take(max);
@@ -261,6 +204,9 @@ impl RedbStore {
     }
 
     fn change(&self, changes: &[Change]) -> Result<(), redb::Error> {
+        if self.synced.load(SeqCst) < self.unsynced.load(SeqCst) {
+            self.write(&[], true)?;
+        }
         let mut transaction = self.cold.begin_write()?;
         transaction.set_quick_repair(true);
         for changes in changes.chunk_by(|one, other| one.table == other.table) {
@@ -280,15 +226,34 @@ impl RedbStore {
         &self,
         range: impl FnOnce(
             &redb::ReadOnlyTable<u64, &'static [u8]>,
-        ) -> Result<redb::Range<'static, u64, &'static [u8]>, redb::Error>,
+        ) -> Result<Range<'static, u64, &'static [u8]>, redb::Error>,
         backwards: bool,
         visit: ValueVisitor<'_>,
     ) -> Result<(), redb::Error> {
-        let table = self.log.begin_read()?.open_table(VALUES)?;
-        let mut values = range(&table)?;
-        while let Some(entry) = if backwards { values.next_back() } else { values.next() } {
-            let (key, value) = entry?;
-            if let ControlFlow::Break(()) = visit(EventId(key.value()), value.value()) {
+        let mut values = trusted(|| range(&self.log.begin_read()?.open_table(VALUES)?))?;
+        while let Some((key, value)) = next(&mut values, backwards)? {
+            let (key, value) = trusted(|| Ok((key.value(), value.value())))?;
+            if visit(EventId(key), value).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_rows(
+        &self,
+        table: Table,
+        range: impl FnOnce(
+            &redb::ReadOnlyTable<&'static [u8], &'static [u8]>,
+        ) -> Result<Range<'static, &'static [u8], &'static [u8]>, redb::Error>,
+        backwards: bool,
+        visit: RowVisitor<'_>,
+    ) -> Result<(), redb::Error> {
+        let open = || range(&self.cold.begin_read()?.open_table(rows_of(table))?);
+        let mut rows = trusted(open)?;
+        while let Some((key, row)) = next(&mut rows, backwards)? {
+            let (key, row) = trusted(|| Ok((key.value(), row.value())))?;
+            if visit(key, row).is_break() {
                 break;
             }
         }
@@ -300,18 +265,29 @@ impl Store for RedbStore {
     fn append(&self, values: &[(EventId, Vec<u8>)], sync: bool) -> Result<(), StoreError> {
         self.check_failure()?;
         let bytes = values.iter().map(|(_, value)| value.len() as u64).sum();
-        if !values.is_empty() && !self.has_room(bytes) {
-            return Err(StoreError::DiskFull);
+        if !values.is_empty() {
+            self.hold_room(bytes)?;
         }
-        self.write(values, sync).map_err(|error| self.fail(&self.path, &error))
+        trusted(|| self.write(values, sync)).map_err(|error| self.fail(&self.path, &error))
+    }
+
+    fn close(&self) -> Result<(), StoreError> {
+        self.check_failure()?;
+        self.hold_room(0)?;
+        let commit = || {
+            let mut transaction = self.log.begin_write()?;
+            // It is synced before the header says that it is the newest, so there is no excuse.
+            transaction.set_two_phase_commit(true);
+            Ok(transaction.commit()?)
+        };
+        trusted(commit).map_err(|error| self.fail(&self.path, &error))
     }
 
     fn get(&self, key: EventId, visit: &mut dyn FnMut(&[u8])) -> Result<bool, StoreError> {
-        let read = || -> Result<_, redb::Error> {
-            Ok(self.log.begin_read()?.open_table(VALUES)?.get_owned(key.0)?)
-        };
-        let value = read().map_err(unreadable)?;
-        Ok(value.map(|value| visit(value.value())).is_some())
+        let read = || Ok(self.log.begin_read()?.open_table(VALUES)?.get_owned(key.0)?);
+        let Some(value) = trusted(read).map_err(unreadable(&self.path))? else { return Ok(false) };
+        visit(trusted(|| Ok(value.value())).map_err(unreadable(&self.path))?);
+        Ok(true)
     }
 
     fn scan(&self, from: EventId, visit: ValueVisitor<'_>) -> Result<(), StoreError> {
@@ -323,55 +299,45 @@ impl Store for RedbStore {
             false,
             visit,
         )
-        .map_err(unreadable)
+        .map_err(unreadable(&self.path))
     }
 
     fn scan_back(&self, upto: EventId, visit: ValueVisitor<'_>) -> Result<(), StoreError> {
-        self.read_range(|table| Ok(table.range(..=upto.0)?), true, visit).map_err(unreadable)
+        self.read_range(|table| Ok(table.range(..=upto.0)?), true, visit)
+            .map_err(unreadable(&self.path))
     }
 
     fn disk_bytes(&self) -> Result<u64, StoreError> {
-        // Blocks, not length: redb makes a file longer than what it has written.
-        let bytes = |path| fs::metadata(path).map(|metadata| metadata.blocks() * 512);
-        let sum = || -> io::Result<u64> { Ok(bytes(&self.path)? + bytes(&self.cold_path)?) };
-        sum().map_err(|error| StoreError::Unreadable(error.to_string()))
+        self.room.used_bytes().map_err(|error| StoreError::Unreadable(error.to_string()))
     }
 
     fn remove_values(&self, upto: EventId, max: usize) -> Result<usize, StoreError> {
         self.check_failure()?;
-        self.remove(upto, max).map_err(|error| self.fail(&self.path, &error))
+        trusted(|| self.remove(upto, max)).map_err(|error| self.fail(&self.path, &error))
     }
 
     fn removed_through(&self) -> Result<EventId, StoreError> {
-        let read = || -> Result<_, redb::Error> {
+        let read = || {
             let removed = self.log.begin_read()?.open_table(META)?.get(META_REMOVED)?;
             Ok(EventId(removed.map_or(0, |removed| removed.value())))
         };
-        read().map_err(unreadable)
+        trusted(read).map_err(unreadable(&self.path))
     }
 
     fn change_rows(&self, changes: &[Change]) -> Result<(), StoreError> {
         self.check_failure()?;
         let bytes = |change: &Change| change.row.as_ref().map_or(0, Vec::len);
-        // Removing makes room, so it may have what is left.
+        // Removing makes room, so it may have what is held.
         let adds = changes.iter().map(bytes).sum::<usize>() as u64;
-        if adds > REMOVAL_BYTES && !self.has_room(adds) {
-            return Err(StoreError::DiskFull);
+        if adds > REMOVAL_BYTES {
+            self.hold_room(adds)?;
         }
-        self.change(changes).map_err(|error| self.fail(&self.cold_path, &error))
+        trusted(|| self.change(changes)).map_err(|error| self.fail(&self.cold_path, &error))
     }
 
     fn rows(&self, table: Table, from: &[u8], visit: RowVisitor<'_>) -> Result<(), StoreError> {
-        let read = || -> Result<_, redb::Error> {
-            for entry in self.cold.begin_read()?.open_table(rows_of(table))?.range(from..)? {
-                let (key, row) = entry?;
-                if visit(key.value(), row.value()).is_break() {
-                    break;
-                }
-            }
-            Ok(())
-        };
-        call(read).map_err(unreadable)
+        self.read_rows(table, |table| Ok(table.range(from..)?), false, visit)
+            .map_err(unreadable(&self.cold_path))
     }
 
     fn rows_back(
@@ -380,27 +346,70 @@ impl Store for RedbStore {
         from: &[u8],
         visit: RowVisitor<'_>,
     ) -> Result<(), StoreError> {
-        let read = || -> Result<_, redb::Error> {
-            let table = self.cold.begin_read()?.open_table(rows_of(table))?;
-            for entry in table.range(..=from)?.rev() {
-                let (key, row) = entry?;
-                if visit(key.value(), row.value()).is_break() {
-                    break;
-                }
-            }
-            Ok(())
-        };
-        call(read).map_err(unreadable)
+        self.read_rows(table, |table| Ok(table.range(..=from)?), true, visit)
+            .map_err(unreadable(&self.cold_path))
     }
 }
 
-fn call<T>(once: impl FnOnce() -> T) -> T {
-    once()
+/// What redb says when the newest commit is not whole, and it takes the one before.
+const NEWEST_IS_NOT_WHOLE: f64 = 0.3;
+
+/// Hears how far the check of a file has come that is being opened.
+fn tell_of_repair(progress: &mut RepairSession) {
+    if (progress.progress() - NEWEST_IS_NOT_WHOLE).abs() < 0.01 {
+        log::warn!(
+            "the newest commit of the journal is not whole, and is left out: the power was cut before it was answered, or the file is damaged"
+        );
+    }
 }
 
-#[allow(clippy::needless_pass_by_value)] // as `map_err` wants it
-fn unreadable(error: redb::Error) -> StoreError {
-    StoreError::Unreadable(error.to_string())
+/// What redb does with pages that it trusts to be as it has written them.
+fn trusted<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, redb::Error> {
+    contain(work).unwrap_or_else(|reason| Err(redb::Error::Corrupted(reason)))
+}
+
+/// The next entry of a range, from either end.
+#[expect(clippy::type_complexity, reason = "as redb gives it")]
+fn next<K: Key + 'static, V: Value + 'static>(
+    range: &mut Range<'static, K, V>,
+    backwards: bool,
+) -> Result<Option<(AccessGuard<'static, K>, AccessGuard<'static, V>)>, redb::Error> {
+    trusted(|| Ok(if backwards { range.next_back() } else { range.next() }.transpose()?))
+}
+
+/// Opens the database in the file of this name. If there is no such file one is made, with these
+/// tables.
+fn open_database(
+    disk: &impl Disk,
+    name: &str,
+    builder: &Builder,
+    make_tables: impl FnOnce(&Database) -> Result<(), redb::Error>,
+) -> Result<Database, redb::Error> {
+    let open = |name: &str| -> Result<Database, redb::Error> {
+        Ok(builder.create_with_backend(disk.open(name)?)?)
+    };
+    if !disk.has(name)? {
+        // It has its name once it is whole: redb does not know a file that it has begun to make.
+        let unfinished = format!("{name}.new");
+        disk.remove(&unfinished)?;
+        let database = open(&unfinished)?;
+        make_tables(&database)?;
+        database.close()?;
+        disk.rename(&unfinished, name)?;
+    }
+    // Also the name of one that was made before, by a process that got no further.
+    disk.sync_names()?;
+    open(name)
+}
+
+/// What an error means that came while this file was read.
+fn unreadable(path: &Path) -> impl Fn(redb::Error) -> StoreError {
+    move |error| match error {
+        redb::Error::Corrupted(reason) => {
+            StoreError::Damaged(format!("{}: {reason}", path.display()))
+        }
+        error => StoreError::Unreadable(format!("{}: {error}", path.display())),
+    }
 }
 
 fn open_error(path: &Path, error: redb::Error) -> OpenError {
@@ -409,9 +418,7 @@ fn open_error(path: &Path, error: redb::Error) -> OpenError {
         redb::Error::DatabaseAlreadyOpen | redb::Error::LockProtocolMismatch => {
             OpenError::InUse { path }
         }
-        redb::Error::Io(error) if error.kind() == io::ErrorKind::StorageFull => {
-            OpenError::DiskFull { path }
-        }
+        redb::Error::Io(error) if is_full(&error) => OpenError::DiskFull { path },
         // What redb says of a file that is no database of its own, or one that was cut off.
         redb::Error::Io(error)
             if matches!(
@@ -426,95 +433,31 @@ fn open_error(path: &Path, error: redb::Error) -> OpenError {
     }
 }
 
-/// Opens a file without changing it. One that is not there, or cannot be read, is an empty one.
-fn overlaid(
-    path: &Path,
-    cache_bytes: usize,
-    is_checked: bool,
-) -> Result<(Database, FileState), OpenError> {
-    let empty = |state| {
-        let made = Builder::new().create_with_backend(InMemoryBackend::new());
-        made.map(|made| (made, state)).map_err(|error| open_error(path, error.into()))
-    };
-    let overlay = match Overlay::open(path) {
-        Ok(overlay) => overlay,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return empty(FileState::Missing),
-        Err(error) => return Err(OpenError::Io { path: path.into(), error }),
-    };
-    // redb would make a new one of it.
-    if fs::metadata(path).is_ok_and(|file| file.len() == 0) {
-        return empty(FileState::Unreadable("it is empty".to_owned()));
-    }
-    let was_open =
-        was_left_open(path).map_err(|error| OpenError::Io { path: path.into(), error })?;
-    // redb says how far a repair is; it says so little only when it has to let go of a commit.
-    let lost = Rc::new(Cell::new(false));
-    let is_lost = Rc::clone(&lost);
-    let opened = Builder::new()
-        .set_cache_size(cache_bytes)
-        .set_check_integrity_on_open(is_checked)
-        .set_repair_callback(move |repair| {
-            is_lost.set(is_lost.get() || (0.2..0.5).contains(&repair.progress()));
-        })
-        .create_with_backend(overlay);
-    match opened {
-        Ok(database) if lost.get() && !was_open => Ok((database, FileState::LastCommitDamaged)),
-        Ok(database) if was_open => Ok((database, FileState::NotClosed)),
-        Ok(database) => Ok((database, FileState::Whole)),
-        Err(error) => match open_error(path, error.into()) {
-            OpenError::Corrupt { reason, .. } => empty(FileState::Unreadable(reason)),
-            error => Err(error),
-        },
-    }
-}
-
-/// Whether a program had the file open when it ended.
-fn was_left_open(path: &Path) -> io::Result<bool> {
-    let mut byte = [0];
-    match File::open(path)?.read_exact_at(&mut byte, LEFT_BYTE) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-        read => read.map(|()| byte[0] & LEFT_OPEN != 0),
-    }
-}
-
-/// The format that the file says.
-fn format(database: &Database) -> Result<Option<u64>, redb::Error> {
-    match database.begin_read()?.open_table(META) {
-        Ok(meta) => Ok(meta.get(META_FORMAT)?.map(|format| format.value())),
-        Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// The file's format if it is one that this program does not know. Makes the tables when the file
-/// is new.
+/// The journal's format if it is one that this program does not know. A known one is raised to
+/// ours.
 fn check_format(database: &Database) -> Result<Option<u64>, redb::Error> {
-    match database.begin_read()?.open_table(META) {
-        Ok(meta) => {
-            let format = meta.get(META_FORMAT)?;
-            let missing = || redb::Error::Corrupted("it does not say its format".into());
-            let found = format.ok_or_else(missing)?.value();
-            if found >= JOURNAL_FORMAT {
-                return Ok((found > JOURNAL_FORMAT).then_some(found));
-            }
-        }
-        Err(redb::TableError::TableDoesNotExist(_)) => {}
-        Err(error) => return Err(error.into()),
+    let format = database.begin_read()?.open_table(META)?.get(META_FORMAT)?;
+    let missing = || redb::Error::Corrupted("it does not say its format".into());
+    let found = format.ok_or_else(missing)?.value();
+    if found < JOURNAL_FORMAT {
+        let transaction = database.begin_write()?;
+        transaction.open_table(META)?.insert(META_FORMAT, JOURNAL_FORMAT)?;
+        transaction.commit()?;
     }
+    Ok((found > JOURNAL_FORMAT).then_some(found))
+}
+
+/// Makes the tables of the log.
+fn make_log(database: &Database) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     transaction.open_table(META)?.insert(META_FORMAT, JOURNAL_FORMAT)?;
     transaction.open_table(VALUES)?;
     transaction.commit()?;
-    Ok(None)
+    Ok(())
 }
 
-/// Makes the tables of the cold part when the file is new.
-fn make_tables(database: &Database) -> Result<(), redb::Error> {
-    match database.begin_read()?.open_table(rows_of(Table::State)) {
-        Ok(_) => return Ok(()),
-        Err(redb::TableError::TableDoesNotExist(_)) => {}
-        Err(error) => return Err(error.into()),
-    }
+/// Makes the tables of the cold part.
+fn make_cold(database: &Database) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     for table in Table::ALL {
         transaction.open_table(rows_of(table))?;
@@ -523,24 +466,13 @@ fn make_tables(database: &Database) -> Result<(), redb::Error> {
     Ok(())
 }
 
-fn make_directory(directory: &Path) -> io::Result<()> {
-    if directory.is_dir() {
-        return Ok(());
-    }
-    fs::create_dir_all(directory)?;
-    match directory.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => sync_directory(parent),
-        _ => sync_directory(Path::new(".")),
-    }
-}
-
-fn sync_directory(directory: &Path) -> io::Result<()> {
-    File::open(directory)?.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::ops::ControlFlow;
+
     use super::*;
+    use crate::journal::fake_disk::{Call, FakeDisk, Fault, Plan};
 
     fn value(key: u64, bytes: usize) -> (EventId, Vec<u8>) {
         (EventId(key), vec![key as u8; bytes])
@@ -644,12 +576,32 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_refused_before_anything_is_written() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut store = RedbStore::open(directory.path()).unwrap();
-        store.reserve_bytes = u64::MAX;
+        let disk = FakeDisk::new(0);
+        let store = RedbStore::open_on(Arc::new(disk.clone()), Path::new("disk")).unwrap();
+        let calls = disk.calls();
+        disk.set_full(true);
         assert_eq!(store.append(&[value(1, 10)], true), Err(StoreError::DiskFull));
-        store.reserve_bytes = 0;
+        assert_eq!(disk.calls(), calls);
+        disk.set_full(false);
         store.append(&[value(1, 10)], true).unwrap();
+        assert_eq!(keys(&store, 0), [1]);
+    }
+
+    /// Why room is held before a transaction begins.
+    #[test]
+    fn redb_survives_no_refused_growth() {
+        let disk = FakeDisk::new(0);
+        let store = RedbStore::open_on(Arc::new(disk.clone()), Path::new("disk")).unwrap();
+        store.append(&[value(1, 10)], true).unwrap();
+        let fault = Fault::Fails(io::ErrorKind::StorageFull);
+        disk.plan(Plan { call: Some(Call::SetLength), after: 0, fault });
+        let large = (2..200).map(|key| value(key, 60_000)).collect::<Vec<_>>();
+        assert!(matches!(store.append(&large, true), Err(StoreError::Failed(_))));
+        assert!(disk.has_failed());
+        let after = store.append(&[value(500, 10)], true);
+        assert!(matches!(after, Err(StoreError::Failed(_))), "{after:?}");
+        drop(store);
+        let store = RedbStore::open_on(Arc::new(disk), Path::new("disk")).unwrap();
         assert_eq!(keys(&store, 0), [1]);
     }
 }

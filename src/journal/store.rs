@@ -29,6 +29,9 @@ pub enum StoreError {
     /// A read has failed.
     #[error("the journal cannot be read: {0}")]
     Unreadable(String),
+    /// A file is not as it was written: which, and what is wrong.
+    #[error("{0}")]
+    Damaged(String),
     /// A value is not what was written.
     #[error("the journal value at {key}: {error}")]
     Corrupt {
@@ -93,7 +96,7 @@ pub enum OpenError {
     },
     /// The file is damaged, or is no journal.
     #[error(
-        "the journal {path} is damaged: {reason}. Nothing was changed in it. Restore it from a backup, or move it away to start with an empty one"
+        "the journal {path} is damaged: {reason}. Restore it from a backup, or move it away to start with an empty one"
     )]
     Corrupt {
         /// Which file.
@@ -118,7 +121,7 @@ impl OpenError {
             | StoreError::CorruptRow { error: DecodeError::Newer(found), .. } => {
                 OpenError::Newer { path, found: u64::from(found) }
             }
-            StoreError::Corrupt { .. } | StoreError::CorruptRow { .. } => {
+            StoreError::Damaged(_) | StoreError::Corrupt { .. } | StoreError::CorruptRow { .. } => {
                 OpenError::Corrupt { path, reason: error.to_string() }
             }
             StoreError::Failed(reason) | StoreError::Unreadable(reason) => {
@@ -191,6 +194,15 @@ pub trait Store: Send + Sync {
     /// [`StoreError::Failed`].
     fn append(&self, values: &[(EventId, Vec<u8>)], sync: bool) -> Result<(), StoreError>;
 
+    /// Nothing is added any more: leaves what is on disk so that damage done to it cannot be taken
+    /// for a commit that a power cut has cut short.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`], or [`StoreError::DiskFull`]: then it is as after a power cut.
+    fn close(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Shows the value with exactly this key; whether there is one.
     ///
     /// # Errors
@@ -229,7 +241,9 @@ pub trait Store: Send + Sync {
     /// [`StoreError::Unreadable`] when the storage fails.
     fn removed_through(&self) -> Result<EventId, StoreError>;
 
-    /// Changes rows of the cold part: all of them or none, and synced when this returns.
+    /// Changes rows of the cold part: all of them or none, and synced when this returns. What was
+    /// added to the log before is on disk before they are: what they leave out may have been
+    /// deleted there.
     ///
     /// # Errors
     /// [`StoreError::DiskFull`] when nothing was written for want of room, otherwise

@@ -45,6 +45,8 @@ fn the_worker_tells_of_each_event_loop_and_of_the_journal() {
         assert_eq!(journal["waiting_for_room"], 0, "{worker}");
         assert!(journal["last_commit"].is_object(), "{worker}");
         assert_eq!(journal["durability"], "immediate", "{worker}");
+        let means = journal["durability_means"].as_str().unwrap();
+        assert_eq!(means, "what is answered or delivered is on disk");
     }
 }
 

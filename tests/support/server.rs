@@ -50,16 +50,22 @@ impl Server {
         let directory = tempfile::tempdir().expect("there is room for a name");
         std::os::unix::fs::symlink(journal, directory.path().join("journal"))
             .expect("the directory is empty");
-        let server = Server::launched(directory, arguments, false);
+        let server = Server::try_on(directory, arguments, false);
         server.unwrap_or_else(|log| panic!("the server did not start:\n{log}"))
+    }
+
+    /// A server whose journal is somewhere below this directory, with these flags.
+    pub fn try_in(directory: &Path, arguments: &[&str]) -> Result<Server, String> {
+        let journal = tempfile::tempdir_in(directory).expect("there is room for a directory");
+        Server::try_on(journal, arguments, false)
     }
 
     fn try_new(arguments: &[&str], is_local: bool) -> Result<Server, String> {
         let journal = tempfile::tempdir().expect("there is room for a journal");
-        Server::launched(journal, arguments, is_local)
+        Server::try_on(journal, arguments, is_local)
     }
 
-    fn launched(journal: TempDir, arguments: &[&str], is_local: bool) -> Result<Server, String> {
+    fn try_on(journal: TempDir, arguments: &[&str], is_local: bool) -> Result<Server, String> {
         let mut server = Server {
             child: None,
             address: ([127, 0, 0, 1], 0).into(),
@@ -178,6 +184,12 @@ impl Server {
             assert!(started.elapsed() < DEADLINE, "the server did not start again:\n{log}");
             thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// The same, or the log of one that refused to start.
+    pub fn try_start_again(&mut self) -> Result<(), String> {
+        assert!(self.child.is_none(), "the server runs");
+        self.launch()
     }
 
     /// SIGTERM and a new start on the same port.
