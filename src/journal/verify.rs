@@ -248,8 +248,8 @@ struct Verifier<'a> {
     jumps: Vec<Jump>,
     windows: Vec<Window>,
     runs: BTreeMap<RunId, Run>,
-    /// The runs of idempotency keys, by the first event of each.
-    keys: BTreeMap<EventId, RunId>,
+    /// The run and the seq that idempotency keys say of the first event of each.
+    keys: BTreeMap<EventId, (RunId, u64)>,
     /// Runs from one to another of which something cannot be read: no event of them counts as missing.
     unreadable_runs: Vec<(RunId, RunId)>,
     /// Runs that the log deletes: some of their events may be gone before their rows are. None when

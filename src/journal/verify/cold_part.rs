@@ -138,7 +138,7 @@ impl Verifier<'_> {
                     if let Some(wrong) = wrong {
                         this.problem(Kind::Key, Place::Row(Table::Keys, key.to_vec()), wrong);
                     }
-                    this.keys.insert(state.first_id, state.run);
+                    this.keys.insert(state.first_id, (state.run, state.first_seq));
                 }
                 Err(error) => this.bytes(Table::Keys, key, &error),
             }

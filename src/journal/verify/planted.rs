@@ -111,7 +111,8 @@ fn reorder(store: &dyn Store, change: impl FnOnce(&mut Vec<(EventId, RunId)>)) {
 
 fn key_row(store: &dyn Store, run: u64, first_id: u64) {
     let (run, first_id) = (RunId(run), EventId(first_id));
-    let state = KeyState { run, fingerprint: 1, first_id, count: 1, time: Timestamp(1) };
+    let state =
+        KeyState { run, fingerprint: 1, first_id, first_seq: 1, count: 1, time: Timestamp(1) };
     put(store, cold::key_change(KeyScope::Run, "k", &state));
 }
 
@@ -352,6 +353,7 @@ fn runs_keys_and_producers_are_checked() {
     });
     planted("the key of no run", &[Key], |store| key_row(store, 1_000, 500));
     planted("the key of another run", &[Key], |store| key_row(store, 2, 1));
+    planted("the key of another seq", &[Key], |store| key_row(store, 1, 5));
     planted("the producer of no run", &[Producer], |store| producer_row(store, 77, "p", 1));
     planted("a producer that was not heard", &[Producer], |store| {
         producer_row(store, 1, "p", 1_000);

@@ -190,6 +190,10 @@ impl Verifier<'_> {
         if self.is_doomed(event.run_id) {
             return;
         }
+        if let Some((_, seq)) = self.keys.get(&event.id).filter(|(_, seq)| *seq != event.seq) {
+            let text = format!("it says seq {seq} of an event with seq {}", event.seq);
+            self.problem(Kind::Key, Place::Row(Table::Keys, cold::key(event.id.0)), text);
+        }
         let Some(run) = self.runs.get_mut(&event.run_id) else {
             if event.run_id >= self.state.next_run && !is_unreadable {
                 let text = "it is of a run whose id has not been given out yet";
@@ -266,8 +270,8 @@ impl Verifier<'_> {
                     unordered.push(event);
                 }
                 let found = left.next_if(|(other, _)| *other == id);
-                let key_run = keys.remove(&id).filter(|key_run| *key_run != run);
-                if let Some(key_run) = key_run {
+                let key_run = keys.remove(&id).map(|(key_run, _)| key_run);
+                if let Some(key_run) = key_run.filter(|key_run| *key_run != run) {
                     let text = format!("its first event is of run {run}, and it of run {key_run}");
                     this.problem(Kind::Key, Place::Row(Table::Keys, cold::key(id.0)), text);
                 }
@@ -290,7 +294,7 @@ impl Verifier<'_> {
         // A key whose event should be here is of none.
         let inside = window.first_id..=window.last_id;
         let astray: Vec<(EventId, RunId)> =
-            keys.range(inside).map(|(id, run)| (*id, *run)).collect();
+            keys.range(inside).map(|(id, (run, _))| (*id, *run)).collect();
         keys.retain(|id, _| !(window.first_id..=window.last_id).contains(id));
         self.keys = keys;
         if !has_all_order {
