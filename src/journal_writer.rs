@@ -11,7 +11,7 @@
 //!
 //! Invariants: the catalog, then every listener, have a batch before any of its writes is
 //! answered, so that whoever is told "it is there" finds it there. After a failed write or sync
-//! every further write is refused. The queue is bounded in events and in bytes; see [`queue`].
+//! every further write is refused. The queue is bounded in events and in bytes; see `queue.rs`.
 
 mod queue;
 

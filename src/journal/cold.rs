@@ -7,7 +7,7 @@
 //! ```
 //!
 //! When the log is large enough its values become a *window* ([`super::windows`]): the same events,
-//! packed run by run in [`block`](super::block)s, beside the window's order. Whatever must not be
+//! packed run by run in blocks (`block.rs`), beside the window's order. Whatever must not be
 //! lost with the values is kept in rows of its own: what each run is and where it stood at the end
 //! of the last window, idempotency keys, producers. Opening reads these rows, and then only the
 //! part of the log that has not been moved; so it takes as long for ten million events as for none.

@@ -1,6 +1,6 @@
 //! Reading what has been committed: exactly the events that a selection names, in order.
 //!
-//! What was moved is read from its windows ([`super::cold_history`]), the rest from the log, for
+//! What was moved is read from its windows (`cold_history.rs`), the rest from the log, for
 //! which the catalog says which values hold events of the selection; each of these is fetched and
 //! decoded where it lies, and what does not belong is skipped. All bounds are the caller's.
 //!
