@@ -212,6 +212,15 @@ fn a_backup_comes_back_as_it_was() {
     assert_eq!(stream.json()["id"], id);
 }
 
+/// Says so when it is dropped.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
+}
+
 #[test]
 fn a_backup_of_a_served_journal_has_everything_that_was_answered() {
     let mut rng = seeded();
@@ -221,6 +230,8 @@ fn a_backup_of_a_served_journal_has_everything_that_was_answered() {
     let runs = write_randomly(&server, &mut rng, 120);
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
+        // Also if an assertion fails: the scope waits for its publisher.
+        let over = Over(&is_over);
         let publisher = scope.spawn(|| {
             let mut client = server.client();
             let mut told: Vec<u64> = Vec::new();
@@ -266,7 +277,7 @@ fn a_backup_of_a_served_journal_has_everything_that_was_answered() {
                 assert_eq!(of_run(&events), of_run(&server.events(*run)), "run {run}");
             }
         }
-        is_over.store(true, SeqCst);
+        drop(over);
         assert!(publisher.join().unwrap().len() > 100);
     });
     // The keeper is at work again.
