@@ -69,6 +69,7 @@ struct State {
     is_cut: bool,
     is_full: bool,
     calls: u64,
+    syncs: u64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -115,6 +116,7 @@ impl FakeDisk {
             is_cut: false,
             is_full: false,
             calls: 0,
+            syncs: 0,
         })))
     }
 
@@ -170,6 +172,11 @@ impl FakeDisk {
         file.synced[byte] ^= 1 << bit;
     }
 
+    /// Files that were synced so far.
+    pub(crate) fn syncs(&self) -> u64 {
+        self.state().syncs
+    }
+
     /// Writes, syncs and changes of length so far.
     pub(crate) fn calls(&self) -> u64 {
         self.state().calls
@@ -177,10 +184,19 @@ impl FakeDisk {
 
     /// Cuts the power and gives it back: the disk as it is found then. This one is gone.
     pub(crate) fn after_cut(&self) -> FakeDisk {
+        let luck = Luck::draw(&mut self.state().rng);
+        self.after_cut_with(luck)
+    }
+
+    /// The same when nothing is there but what was synced.
+    pub(crate) fn after_unlucky_cut(&self) -> FakeDisk {
+        self.after_cut_with(Luck::Nothing)
+    }
+
+    fn after_cut_with(&self, luck: Luck) -> FakeDisk {
         let mut state = self.state();
         state.is_cut = true;
         let State { rng, files, .. } = &mut *state;
-        let luck = Luck::draw(rng);
         let mut found = BTreeMap::new();
         for (name, file) in files.iter() {
             if file.name_is_synced || luck.keeps(rng) {
@@ -328,6 +344,7 @@ impl State {
         let file = files.get_mut(name).expect("it was opened");
         file.synced = file.on_disk(luck, rng);
         file.pending.clear();
+        self.syncs += u64::from(result.is_ok());
         result
     }
 

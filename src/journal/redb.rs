@@ -587,6 +587,19 @@ mod tests {
         assert_eq!(keys(&store, 0), [1]);
     }
 
+    #[test]
+    fn what_the_cold_part_was_made_from_is_on_disk_before_it_is() {
+        let disk = FakeDisk::new(0);
+        let store = RedbStore::open_on(Arc::new(disk.clone()), Path::new("disk")).unwrap();
+        store.append(&[value(1, 10)], false).unwrap();
+        let row = Change { table: Table::State, key: vec![1], row: Some(vec![1]) };
+        store.change_rows(&[row]).unwrap();
+        let disk = disk.after_unlucky_cut();
+        drop(store);
+        let store = RedbStore::open_on(Arc::new(disk), Path::new("disk")).unwrap();
+        assert_eq!(keys(&store, 0), [1]);
+    }
+
     /// Why room is held before a transaction begins.
     #[test]
     fn redb_survives_no_refused_growth() {

@@ -14,6 +14,7 @@ use std::sync::mpsc;
 
 use rand::RngExt;
 use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
 
 use super::found::{Found, NOW, commit, events};
 use super::*;
@@ -29,8 +30,8 @@ const GROUPS: usize = 300;
 const PAGE_BYTES: usize = 4_096;
 /// No page is cached: every read goes to the disk.
 const NO_CACHE: usize = 0;
-/// Longer than this nothing takes.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// Longer than this nothing takes, on a machine that is busy with something else, too.
+const PATIENCE: Duration = Duration::from_mins(10);
 
 /// A journal of some thousand events, before and after its last group.
 struct Original {
@@ -39,6 +40,8 @@ struct Original {
     /// Its files after an end in order, and as a crash leaves them.
     closed: Files,
     crashed: Files,
+    /// The pages of the log that its last group has changed.
+    newest: Vec<usize>,
 }
 
 /// What is in each, by its name.
@@ -51,12 +54,14 @@ impl Original {
         let clock = Arc::new(Clock::standing(NOW));
         let (mut writer, keeper) =
             journal.parts(clock, Durability::Immediate, Retention::default(), Vec::new());
+        let mut earlier = disk.contents();
         let (mut before, mut model) = (Model::default(), Model::default());
         for number in 0..GROUPS {
             if number % (GROUPS / 3) == GROUPS / 4 {
                 keeper.move_window().unwrap();
             }
             let mut next = model.clone();
+            let contents = disk.contents();
             let (group, expected): (Vec<_>, Vec<_>) = (0..12)
                 .map(|_| {
                     let write = next.random_write(rng);
@@ -66,6 +71,7 @@ impl Original {
             assert_eq!(commit(&mut writer, group), expected);
             if next.last_id() > model.last_id() {
                 before = std::mem::replace(&mut model, next);
+                earlier = contents;
             }
         }
         let crashed = disk.contents();
@@ -74,15 +80,21 @@ impl Original {
         let closed = disk.contents();
         drop(writer);
         assert!(model.events.len() > 2_000, "{} events are few", model.events.len());
-        Original { before, model, closed, crashed }
+        let pages = |files: &Files| -> Vec<Vec<u8>> {
+            files[LOG_FILE].chunks(PAGE_BYTES).map(<[u8]>::to_vec).collect()
+        };
+        let (old, new) = (pages(&earlier), pages(&crashed));
+        let newest = (1..new.len()).filter(|page| old.get(*page) != new.get(*page)).collect();
+        Original { before, model, closed, crashed, newest }
     }
 
     /// A bit of a page that holds something; every second one of the header or near a page's begin,
     /// where its own words are.
-    fn random_bit(content: &[u8], rng: &mut StdRng) -> (usize, u8) {
+    fn random_bit(&self, content: &[u8], rng: &mut StdRng) -> (usize, u8) {
         loop {
             let page = match rng.random_range(0..4) {
                 0 => 0,
+                1 => *self.newest.choose(rng).unwrap(),
                 _ => rng.random_range(0..content.len() / PAGE_BYTES),
             };
             let within = match rng.random_range(0..2) {
@@ -90,7 +102,12 @@ impl Original {
                 _ => rng.random_range(0..320),
             };
             let page = page * PAGE_BYTES;
-            if content[page..page + PAGE_BYTES].iter().any(|byte| *byte != 0) {
+            if content
+                .get(page..page + PAGE_BYTES)
+                .unwrap_or_default()
+                .iter()
+                .any(|byte| *byte != 0)
+            {
                 return (page + within, rng.random_range(0..8));
             }
         }
@@ -170,7 +187,7 @@ fn flip_bits(
     let flip = |_| {
         let mut files = files.clone();
         let content = files.get_mut(name).unwrap();
-        let (byte, bit) = Original::random_bit(content, rng);
+        let (byte, bit) = original.random_bit(content, rng);
         content[byte] ^= 1 << bit;
         println!("{name}: byte {byte}, bit {bit}");
         outcome(original, files)
@@ -246,7 +263,7 @@ fn damage_that_is_met_later_is_an_error_of_that_read() {
         let disk = FakeDisk::with(&original.closed);
         let journal = open(&disk, NO_CACHE).unwrap();
         let name = [LOG_FILE, COLD_FILE][rng.random_range(0..2)];
-        let (byte, bit) = Original::random_bit(&original.closed[name], &mut rng);
+        let (byte, bit) = original.random_bit(&original.closed[name], &mut rng);
         println!("{name}: byte {byte}, bit {bit}");
         disk.flip(name, byte, bit);
         for (id, run) in &original.model.runs {

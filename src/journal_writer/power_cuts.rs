@@ -173,8 +173,11 @@ impl History {
         let disk = self.disk.clone();
         let is_immediate = self.durability == Durability::Immediate;
         let (batches, told) = mpsc::channel();
+        let syncs = AtomicU64::new(disk.syncs());
         let listener = move |batch: &Arc<CommittedBatch>| {
-            assert!(!is_immediate || disk.is_synced(), "told before it was synced");
+            let is_synced = disk.is_synced() && disk.syncs() > syncs.load(Ordering::Relaxed);
+            assert!(!is_immediate || is_synced, "told before it was synced");
+            syncs.store(disk.syncs(), Ordering::Relaxed);
             batches.send(batch.last_id).unwrap();
         };
         let clock = Arc::new(Clock::standing(NOW));
@@ -218,7 +221,7 @@ impl History {
                     return true;
                 }
             }
-            if writer.unsynced_since.is_none() {
+            if is_immediate || writer.unsynced_since.is_none() {
                 self.kept = self.stood.len() - 1;
             }
         }
