@@ -29,7 +29,8 @@ fn append_until_killed(directory: &Path) {
     let submit = |write: Write| {
         let answers = answers.clone();
         let reply = Box::new(move |answer| drop(answers.send(answer)));
-        assert!(writer.write(write, reply).is_ok());
+        writer.write(write, reply).unwrap();
+        writer.wake();
     };
     if is_new {
         submit(Write::CreateRun { labels: Labels::default(), metadata: Json::null(), key: None });

@@ -20,8 +20,8 @@ use serde_json::{Value, json};
 use support::{DEADLINE, Server, seeded};
 use tempfile::TempDir;
 
-/// A window for each tenth of this, so that a test's events are in several.
-const SMALL_WINDOWS: [&str; 2] = ["--max-bytes", "2MB"];
+/// So that a test's events are in several windows.
+const SMALL_WINDOWS: [&str; 2] = ["--window-bytes", "200KB"];
 
 // ---- the program --------------------------------------------------------------------------------
 

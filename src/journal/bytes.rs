@@ -2,8 +2,21 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::codec::DecodeError;
 use crate::event::Timestamp;
+
+/// Why bytes are no value or row of the journal.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// A later version of the program wrote it.
+    #[error("it is of format {0}, which is newer than this version of tidewheel knows")]
+    Newer(u8),
+    /// The bytes have changed since they were written.
+    #[error("its checksum does not match")]
+    Checksum,
+    /// The checksum is right and the content makes no sense: not written by this program.
+    #[error("it is malformed: {0}")]
+    Malformed(&'static str),
+}
 
 /// XXH3-64 of all before it, little-endian, ends every value and every row.
 pub(super) const CHECKSUM_BYTES: usize = 8;

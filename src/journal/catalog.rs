@@ -17,11 +17,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::{Arc, RwLock, RwLockReadGuard};
 
-use super::RunSummary;
 use super::codec::{DecodeError, parse_run_created};
 use super::cold::{Jump, State, Window};
 use super::postings::Postings;
-use crate::event::{EventId, EventRef, Json, Label, Labels, RunId, RunStatus, Scope, Timestamp};
+use super::{Kept, RunHead, RunSummary};
+use crate::event::{EventId, EventRef, Json, Label, Labels, RunId, RunStatus, Scope};
 use crate::limits::{CATALOG_SLICE_BYTES, CATALOG_SLICE_RUNS, PAGE_BYTES_MAX};
 
 /// Every run of the journal.
@@ -42,36 +42,6 @@ pub struct Catalog {
     run_events_max: u64,
     /// Runs that retention has removed since this was last asked.
     vanished: Vec<RunId>,
-}
-
-/// Where a run stands, without what its creator said about it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RunHead {
-    /// Where it stands.
-    pub status: RunStatus,
-    /// When its first event was taken.
-    pub created_at: Timestamp,
-    /// When its last event was taken.
-    pub updated_at: Timestamp,
-    /// Its last event.
-    pub last_event_id: EventId,
-    /// Events ever appended: the seq of the last one.
-    pub event_count: u64,
-}
-
-/// What retention has left of the events of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kept {
-    /// The seq of the first that is left, or would be.
-    pub first_seq: u64,
-    /// The last one that was removed; 0 if none was.
-    pub removed_through: EventId,
-}
-
-impl Default for Kept {
-    fn default() -> Kept {
-        Kept { first_seq: 1, removed_through: EventId(0) }
-    }
 }
 
 #[derive(Debug, PartialEq)]
@@ -645,6 +615,7 @@ pub fn projects(catalog: &RwLock<Catalog>) -> Vec<ProjectSummary> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Timestamp;
     use crate::journal::codec::run_created_payload;
 
     /// Creates runs 1 to `count`, each with an event of its own; every 700th is of project `rare`.

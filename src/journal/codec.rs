@@ -19,6 +19,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+pub use super::bytes::DecodeError;
 use super::bytes::{
     Bytes, CHECKSUM_BYTES, checked, put_checksum, put_text, put_varint, unzigzag, zigzag,
 };
@@ -94,22 +95,6 @@ pub enum Record<'a> {
         /// The first event of that request.
         first_id: EventId,
     },
-}
-
-/// Why bytes are no journal value.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DecodeError {
-    /// A later version of the program wrote it.
-    #[error(
-        "it is of format {0}, newer than format {FORMAT_VERSION} which this version of tidewheel knows"
-    )]
-    Newer(u8),
-    /// The bytes have changed since they were written.
-    #[error("its checksum does not match")]
-    Checksum,
-    /// The checksum is right and the content makes no sense: not written by this program.
-    #[error("it is malformed: {0}")]
-    Malformed(&'static str),
 }
 
 /// What `POST /runs` gave along, as it stands before its `RUN_CREATED` event.

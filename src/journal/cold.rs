@@ -1,4 +1,4 @@
-//! The cold part of the journal: what its rows hold, and what is read of them when it is opened.
+//! The cold part of the journal: what its rows hold.
 //!
 //! ```text
 //! log   ……………………………………………………│values, in the order of their ids
@@ -19,10 +19,10 @@
 
 use super::block::KeyedBlock;
 use super::bytes::{Bytes, checked, put_checksum, put_text, put_varint};
-use super::catalog::{Catalog, Kept, RunHead};
-use super::codec::{DecodeError, KeyScope, parse_run_created};
-use super::once::{KeyState, OnceStates, ProducerState};
+use super::codec::{DecodeError, KeyScope};
+use super::once::{KeyState, ProducerState};
 use super::store::{Change, Store, StoreError, Table};
+use super::{Kept, RunHead};
 use crate::event::{EventId, RunId, RunStatus, Timestamp};
 
 /// The format of rows that this program writes.
@@ -87,7 +87,7 @@ pub struct Window {
 }
 
 /// Key of a row that there is one of.
-const THE_ONE: &[u8] = b"";
+pub const THE_ONE: &[u8] = b"";
 /// Key of the row of jumps, beside that of the state.
 const JUMPS: &[u8] = b"jumps";
 
@@ -495,65 +495,6 @@ pub fn forget_run(
 /// The removal of a producer's row.
 pub fn forget_producer(run: RunId, id: &str) -> Change {
     remove(Table::Producers, producer_key(run, id))
-}
-
-/// Reads what was moved: every run, key and producer as it stood at the end of the last window.
-///
-/// # Errors
-/// When the storage fails, or a row is not as it was written.
-pub fn load(
-    store: &dyn Store,
-    catalog: &mut Catalog,
-    once: &mut OnceStates,
-) -> Result<(), StoreError> {
-    let (state, jumps) = state(store)?;
-    if store.removed_through()? > state.moved_through {
-        let error = DecodeError::Malformed("what was moved from the log is missing");
-        return Err(StoreError::CorruptRow { table: Table::State, key: THE_ONE.to_vec(), error });
-    }
-    let mut windows = Vec::new();
-    each_row(store, Table::Windows, &[], |key, row| {
-        windows.push(Window::parse(key, row)?);
-        Ok(true)
-    })?;
-    catalog.restore(state, jumps, windows);
-    // Both tables have the same keys; heads are small, and read at once.
-    let mut heads = Vec::new();
-    each_row(store, Table::Heads, &[], |key, row| {
-        let [run] = numbers(key)?;
-        let (head, kept) = parse_head(row)?;
-        heads.push((RunId(run), head, kept));
-        Ok(true)
-    })?;
-    let mut heads = heads.into_iter();
-    each_row(store, Table::Runs, &[], |key, row| {
-        const MALFORMED: DecodeError = DecodeError::Malformed("a run that is not known");
-        let [run] = numbers(key)?;
-        let (of, head, kept) = heads.next().ok_or(MALFORMED)?;
-        if of != RunId(run) {
-            return Err(MALFORMED);
-        }
-        let (labels, metadata) = parse_run_created(parse_run(row)?)?;
-        catalog.restore_run(of, labels, metadata, head, kept);
-        Ok(true)
-    })?;
-    if let Some((run, ..)) = heads.next() {
-        let error = DecodeError::Malformed("a run without its description");
-        return Err(StoreError::CorruptRow { table: Table::Heads, key: key(run.0), error });
-    }
-    each_row(store, Table::Keys, &[], |key, row| {
-        let (scope, text, state) = parse_key(key, row)?;
-        // A run takes its keys along; their rows go when they are old.
-        if catalog.contains(state.run) {
-            once.apply_key(scope, text, state);
-        }
-        Ok(true)
-    })?;
-    each_row(store, Table::Producers, &[], |key, row| {
-        let (run, id, state) = parse_producer(key, row)?;
-        once.apply_producer(run, id, state);
-        Ok(true)
-    })
 }
 
 #[cfg(test)]

@@ -13,16 +13,16 @@ use std::collections::HashMap;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
-use super::catalog::{Catalog, RunHead};
+use super::catalog::Catalog;
 use super::codec::{
     DecodeError, Decoder, Encoder, KeyRecord, KeyScope, Preface, Record, run_created_payload,
 };
-use super::cold;
 use super::once::{KeyState, OnceStates, ProducerState};
+use super::opening;
 use super::store::{Store, StoreError};
 use super::{
-    CommittedBatch, CommittedEvent, IdempotencyKey, IfMatch, Once, Producer, RunSummary, Write,
-    WriteError, WriteResult, Written,
+    CommittedBatch, CommittedEvent, IdempotencyKey, IfMatch, Once, Producer, RunHead, RunSummary,
+    Write, WriteError, WriteResult, Written,
 };
 use crate::event::{
     Event, EventId, EventType, Json, Labels, NewEvent, RunId, RunStatus, Timestamp,
@@ -112,7 +112,7 @@ impl Committer {
     pub fn open(store: &dyn Store, keys_max: usize) -> Result<Opened, StoreError> {
         let mut catalog = Catalog::default();
         let mut once = OnceStates::new(keys_max);
-        cold::load(store, &mut catalog, &mut once)?;
+        opening::load(store, &mut catalog, &mut once)?;
         let moved_through = catalog.moved_through();
         let mut corrupt = None;
         let mut log_bytes = 0;

@@ -40,6 +40,7 @@ pub mod memory;
 #[cfg(test)]
 pub(crate) mod model;
 pub mod once;
+mod opening;
 pub mod postings;
 pub mod redb;
 pub mod store;
@@ -240,6 +241,36 @@ pub struct CommittedEvent {
     pub event: Event,
     /// The labels of its run.
     pub labels: Arc<Labels>,
+}
+
+/// Where a run stands, without what its creator said about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunHead {
+    /// Where it stands.
+    pub status: RunStatus,
+    /// When its first event was taken.
+    pub created_at: Timestamp,
+    /// When its last event was taken.
+    pub updated_at: Timestamp,
+    /// Its last event.
+    pub last_event_id: EventId,
+    /// Events ever appended: the seq of the last one.
+    pub event_count: u64,
+}
+
+/// What retention has left of the events of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// The seq of the first that is left, or would be.
+    pub first_seq: u64,
+    /// The last one that was removed; 0 if none was.
+    pub removed_through: EventId,
+}
+
+impl Default for Kept {
+    fn default() -> Kept {
+        Kept { first_seq: 1, removed_through: EventId(0) }
+    }
 }
 
 /// A run as `GET /runs/{id}` shows it.

@@ -22,11 +22,11 @@ use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::ops::ControlFlow;
 
-use super::catalog::{Kept, RunHead};
 use super::codec::{DecodeError, parse_run_created};
 use super::cold::{Jump, State, Window};
 use super::commit::Committer;
 use super::store::{Store, Table};
+use super::{Kept, RunHead};
 use crate::event::{EventId, EventRef, EventType, RunId, RunStatus, Timestamp};
 
 /// What is wrong with a journal.

@@ -15,11 +15,12 @@ use std::ops::ControlFlow;
 use std::sync::{RwLock, RwLockWriteGuard};
 
 use super::block::{BlockWriter, OrderWriter, Sections};
-use super::catalog::{Catalog, Kept, RunHead, read};
+use super::catalog::{Catalog, read};
 use super::codec::{DecodeError, Decoder, KeyScope, Record};
 use super::cold::{self, Window, each_row};
 use super::once::{KeyState, ProducerState};
 use super::store::{Change, Store, StoreError, Table};
+use super::{Kept, RunHead};
 use crate::event::{EventId, EventRef, RunId, RunStatus, Timestamp};
 use crate::limits::{CATALOG_SLICE_RUNS, PRODUCERS_PER_RUN_MAX, SLICE_BYTES, SLICE_ROWS};
 

@@ -24,6 +24,7 @@ use crate::journal::backup::{
     BackupError, BackupReader, BackupWriter, Header, Piece, Restorer, Totals,
 };
 use crate::journal::commit::Committer;
+use crate::journal::disk::RESERVE_FILE;
 use crate::journal::redb::{COLD_FILE, LOG_FILE, RedbStore};
 use crate::journal::store::{JOURNAL_FORMAT, StoreError};
 use crate::limits::{BACKUP_FRAME_BYTES, HEADER_BYTES_MAX, PAGE_BYTES_MAX};
@@ -381,8 +382,9 @@ fn remove_journal(directory: &Path) -> ToolResult {
         }
         _ => Ok(()),
     };
-    gone(fs::remove_file(directory.join(LOG_FILE)))?;
-    gone(fs::remove_file(directory.join(COLD_FILE)))?;
+    for name in [LOG_FILE, COLD_FILE, RESERVE_FILE] {
+        gone(fs::remove_file(directory.join(name)))?;
+    }
     gone(fs::remove_dir(directory))
 }
 

@@ -4,10 +4,10 @@ use std::ops::ControlFlow;
 
 use super::{Followed, Kind, Place, Verifier};
 use crate::event::RunId;
-use crate::journal::catalog::{Kept, RunHead};
 use crate::journal::codec::parse_run_created;
 use crate::journal::cold;
 use crate::journal::store::Table;
+use crate::journal::{Kept, RunHead};
 use crate::limits::PRODUCERS_PER_RUN_MAX;
 
 impl Verifier<'_> {
