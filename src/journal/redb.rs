@@ -23,7 +23,7 @@ use std::sync::{Arc, OnceLock};
 
 use redb::{
     AccessGuard, Builder, Database, Durability, Key, Range, ReadableDatabase, ReadableTable,
-    RepairSession, TableDefinition, Value,
+    RepairSession, StorageBackend, TableDefinition, Value,
 };
 
 use super::damage::contain;
@@ -399,7 +399,12 @@ fn open_database(
     }
     // Also the name of one that was made before, by a process that got no further.
     disk.sync_names()?;
-    open(name)
+    let file = disk.open(name)?;
+    if file.len()? == 0 {
+        // redb would make a new one of it.
+        return Err(redb::Error::Corrupted("it is empty".into()));
+    }
+    Ok(builder.create_with_backend(file)?)
 }
 
 /// What an error means that came while this file was read.
@@ -556,7 +561,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_no_journal_is_refused() {
-        for content in [vec![b'x'; 8_192], vec![b'x'; 10]] {
+        for content in [vec![b'x'; 8_192], vec![b'x'; 10], vec![]] {
             let directory = tempfile::tempdir().unwrap();
             fs::write(directory.path().join(LOG_FILE), content).unwrap();
             let error = RedbStore::open(directory.path()).unwrap_err();
