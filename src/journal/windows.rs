@@ -171,6 +171,9 @@ impl<'a> Content<'a> {
         for (key, value) in values {
             let corrupt = |error| StoreError::Corrupt { key: *key, error };
             let mut records = Decoder::new(value).map_err(corrupt)?;
+            if records.first_id() != *key || *key < content.next_id {
+                return Err(corrupt(DecodeError::Malformed("it belongs under another key")));
+            }
             for record in records.by_ref() {
                 content.take(record.map_err(corrupt)?, *key, store, catalog)?;
             }
