@@ -410,10 +410,14 @@ fn open_database(
 /// What an error means that came while this file was read.
 fn unreadable(path: &Path) -> impl Fn(redb::Error) -> StoreError {
     move |error| match error {
+        redb::Error::Io(_) | redb::Error::PreviousIo | redb::Error::LockPoisoned(_) => {
+            StoreError::Unreadable(format!("{}: {error}", path.display()))
+        }
         redb::Error::Corrupted(reason) => {
             StoreError::Damaged(format!("{}: {reason}", path.display()))
         }
-        error => StoreError::Unreadable(format!("{}: {error}", path.display())),
+        // A table of another kind, or none: it is not what was written.
+        error => StoreError::Damaged(format!("{}: {error}", path.display())),
     }
 }
 
