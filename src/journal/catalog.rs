@@ -276,13 +276,14 @@ impl Catalog {
         Ok(())
     }
 
-    /// Takes in the deletion of a run.
+    /// Takes in the deletion of a run. Retention may have been first: between the decision and the
+    /// commit, and so also in the journal.
     ///
     /// # Errors
-    /// When there is no such run, or the id does not follow.
+    /// When there never was such a run, or the id does not follow.
     pub fn apply_deletion(&mut self, id: EventId, run_id: RunId) -> Result<(), DecodeError> {
         self.take_id(id)?;
-        if self.forget_run(run_id) {
+        if self.forget_run(run_id) || run_id < self.next_run {
             Ok(())
         } else {
             Err(DecodeError::Malformed("the deletion of a run that was not created"))
