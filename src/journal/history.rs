@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::RwLock;
 
+use super::RunHead;
 use super::catalog::{Catalog, read};
 use super::codec::{DecodeError, Decoder, Record};
 use super::cold::Window;
@@ -81,7 +82,11 @@ pub fn read_forward(
             merge_ascending(&lists, moved_through, in_log_after.next(), upto, keys_max)
         });
         let removed_through = catalog.removed_through(scope);
-        Plan { upto, moved_through, windows, keys, removed_through }
+        let run_end = match scope {
+            Scope::Runs(runs) if let [run] = **runs => catalog.head(run),
+            _ => None,
+        };
+        Plan { upto, moved_through, windows, keys, removed_through, run_end }
     };
     let mut reading = Reading {
         filter: Filter::new(&request.selection, catalog),
@@ -111,9 +116,17 @@ pub fn read_forward(
             None => reading.all_values(store, plan.moved_through)?,
         };
     }
-    let Reading { mut read, is_missing, first, .. } = reading;
+    let Reading { mut read, is_missing, first, next_seq, .. } = reading;
     if outcome.is_continue() {
         read.scanned_to = plan.upto;
+        // The last event of a run is always there, unless the run is gone by now.
+        if let Some(head) = plan.run_end
+            && (request.after < head.last_event_id && head.last_event_id <= plan.upto)
+            && removed_through_now(catalog, scope) < head.last_event_id
+            && next_seq != Some(head.event_count + 1)
+        {
+            return Err(missing_in(head.last_event_id, head.last_event_id));
+        }
     }
     read.complete = read.scanned_to >= plan.upto;
     read.truncated = is_missing.then(|| first.unwrap_or(read.scanned_to.next()));
@@ -127,6 +140,17 @@ struct Plan {
     windows: Vec<Window>,
     keys: Option<Vec<EventId>>,
     removed_through: EventId,
+    /// Where it stands, if it is a single run.
+    run_end: Option<RunHead>,
+}
+
+/// The last event of the scope that is gone by now; beyond all when the run is.
+fn removed_through_now(catalog: &RwLock<Catalog>, scope: &Scope) -> EventId {
+    let catalog = read(catalog);
+    match scope {
+        Scope::Runs(runs) if runs.iter().any(|run| !catalog.contains(*run)) => EventId(u64::MAX),
+        scope => catalog.removed_through(scope),
+    }
 }
 
 /// The first windows that may hold an id above `after` and up to `upto`: one more than are read.
