@@ -5,18 +5,17 @@
 
 use std::{
     io,
+    net::SocketAddr,
     os::fd::OwnedFd,
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
-use rustix::{
-    io::Errno,
-    net::{AddressFamily, SocketFlags, sockopt},
-};
+use rustix::{io::Errno, net::SocketFlags};
 
 use crate::{
+    client_address::ClientAddress,
     driver::{Pollable, sleep, spawn, yield_now},
     exchange::{self, Origin},
     limits::{ACCEPT_BATCH_MAX, ACCEPT_PAUSE_MS, ACCEPT_WARNING_SECONDS, TICK_MS},
@@ -83,15 +82,19 @@ const WARNING_TICKS: u32 = (ACCEPT_WARNING_SECONDS * 1_000 / TICK_MS) as u32;
 async fn accept(worker: Rc<Worker>, listener: Rc<Pollable>, is_admin: bool) {
     let mut flags = SocketFlags::CLOEXEC;
     flags.set(SocketFlags::NONBLOCK, worker.shared.driver.wants_nonblocking());
-    let is_local = sockopt::socket_domain(&*listener) == Ok(AddressFamily::UNIX);
     let mut warned_at: Option<Tick> = None;
     loop {
         if listener.readable().await.is_err() || worker.is_draining() {
             return;
         }
         for _ in 0..ACCEPT_BATCH_MAX {
-            match rustix::net::accept_with(&*listener, flags) {
-                Ok(socket) => welcome(&worker, socket, is_local, is_admin),
+            match rustix::net::acceptfrom_with(&*listener, flags) {
+                Ok((socket, peer)) => {
+                    let ip = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+                    let client =
+                        ip.map_or(ClientAddress::Local, |peer| ClientAddress::of_ip(peer.ip()));
+                    welcome(&worker, socket, client, is_admin);
+                }
                 Err(error) if is_exhausted(error) => {
                     // It may be so for hours, and the log is to be read afterwards.
                     let now = worker.tick();
@@ -116,11 +119,11 @@ async fn accept(worker: Rc<Worker>, listener: Rc<Pollable>, is_admin: bool) {
 }
 
 /// A connection has come in.
-fn welcome(worker: &Rc<Worker>, socket: OwnedFd, is_local: bool, is_admin: bool) {
+fn welcome(worker: &Rc<Worker>, socket: OwnedFd, client: ClientAddress, is_admin: bool) {
     let Ok(socket) = Pollable::new(socket) else { return };
     worker.stats.connections.fetch_add(1, Relaxed);
     let is_surplus = worker.shared.connections() > worker.shared.connections_max;
-    spawn(exchange::serve(Rc::clone(worker), socket, Origin { is_local, is_admin, is_surplus }));
+    spawn(exchange::serve(Rc::clone(worker), socket, Origin { client, is_admin, is_surplus }));
 }
 
 /// Whether the system has run out of something that comes back.

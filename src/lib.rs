@@ -6,6 +6,7 @@ pub mod allocator;
 pub mod api;
 pub mod cli;
 pub mod client;
+pub mod client_address;
 pub mod clock;
 pub mod config;
 pub mod connection;

@@ -8,7 +8,7 @@ use std::{
 
 /// From the bottom up: a file may name modules of its own layer and of those below.
 const LAYERS: [(&str, &[&str]); 4] = [
-    ("words", &["config", "event", "limits"]),
+    ("words", &["client_address", "config", "event", "limits"]),
     ("pure", &["tail", "timer_wheel", "wire"]),
     ("behaviour", &["api", "connection", "hub", "journal", "route"]),
     (

@@ -26,6 +26,7 @@ use self::{
 };
 use crate::{
     api::{self, BodyPlan, answer},
+    client_address::ClientAddress,
     connection::After,
     driver::{Pollable, yield_now},
     route::{NoRoute, Route, is_admin, route},
@@ -45,12 +46,19 @@ pub async fn serve(worker: Rc<Worker>, socket: Pollable, origin: Origin) {
 /// What is known of a connection when it comes in.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin {
-    /// It came over a `unix:` socket.
-    pub is_local: bool,
+    /// Who has connected.
+    pub client: ClientAddress,
     /// It came in at the address for administration.
     pub is_admin: bool,
     /// It is one more than there may be: it gets one answer, and that is no in most cases.
     pub is_surplus: bool,
+}
+
+impl Origin {
+    /// It came over a `unix:` socket.
+    fn is_local(self) -> bool {
+        self.client == ClientAddress::Local
+    }
 }
 
 /// A request whose route is known.

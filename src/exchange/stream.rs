@@ -132,9 +132,11 @@ pub(super) async fn park(transport: Transport, origin: Origin, head: &RequestHea
     let socket = socket.into_fd();
     match stream {
         Parked::Probe => {
-            worker.park(socket, |hub, peer| hub.subscribe_probe(peer, origin.is_local));
+            worker.park(socket, |hub, peer| hub.subscribe_probe(peer, origin.is_local()));
         }
-        Parked::Events(scope, query) => subscribe(&worker, socket, origin.is_local, scope, &query),
+        Parked::Events(scope, query) => {
+            subscribe(&worker, socket, origin.is_local(), scope, &query)
+        }
     }
 }
 

@@ -51,7 +51,7 @@ pub(super) async fn upload(
     if !read_catalog(&worker.shared, |catalog| catalog.contains(run)) {
         return Ok(answer::no_such_run(run));
     }
-    if !asked.origin.is_local {
+    if !asked.origin.is_local() {
         // A program may be silent for hours; whether its host is still there the kernel asks.
         let _ = sockopt::set_socket_keepalive(&*transport.socket, true);
         let _ = sockopt::set_tcp_keepidle(&*transport.socket, Duration::from_mins(1));

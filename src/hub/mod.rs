@@ -174,6 +174,8 @@ impl Reason {
 pub struct Closed {
     /// Whose.
     pub peer: Peer,
+    /// What [`Hub::subscribe`] gave.
+    pub token: Token,
     /// Why.
     pub reason: Reason,
     /// How long it was open.
@@ -425,6 +427,7 @@ impl Hub {
     /// Ends a stream.
     fn close(&mut self, key: u32, reason: Reason) {
         self.wheel.disarm(&mut self.subscribers, key);
+        let token = self.subscribers.token(key);
         let subscriber = self.subscribers.slab.remove(key as usize);
         if subscriber.outbox != NONE {
             self.outboxes.remove(subscriber.outbox as usize);
@@ -433,7 +436,7 @@ impl Hub {
             self.leave(subscriber.view, subscriber.slot);
         }
         let lasted_ticks = subscriber.opened.until(self.now);
-        self.closed.push(Closed { peer: subscriber.peer, reason, lasted_ticks });
+        self.closed.push(Closed { peer: subscriber.peer, token, reason, lasted_ticks });
     }
 
     /// Takes the subscriber in this place off a view; the last one moves there.
