@@ -93,6 +93,7 @@ pub fn read_forward(
         request,
         upto: plan.upto,
         next_seq: None,
+        begins_run: request.after <= plan.removed_through,
         first: None,
         is_missing: plan.removed_through > request.after && plan.upto > request.after,
         read: HistoryRead {
@@ -215,6 +216,9 @@ struct Reading<'a> {
     upto: EventId,
     /// Of a single run: the seq that must come next.
     next_seq: Option<u64>,
+    /// Everything up to the cursor is gone, or there was nothing: the first event that is kept must
+    /// come first.
+    begins_run: bool,
     /// The first event that was there.
     first: Option<EventId>,
     /// Something between the cursor and here is gone.
@@ -398,6 +402,13 @@ impl Reading<'_> {
         Ok(ControlFlow::Continue(()))
     }
 
+    /// Whether nothing that is kept lies before an event of its run: now, since more may have been
+    /// removed meanwhile.
+    fn is_first_kept(&self, event: &EventRef<'_>) -> bool {
+        let kept = read(self.filter.catalog).kept(event.run_id);
+        kept.is_none_or(|kept| event.seq <= kept.first_seq)
+    }
+
     /// An event of a run that is admitted, from the value or the window that begins at `key`.
     fn event(&mut self, key: EventId, event: &EventRef<'_>) -> Result<ControlFlow<()>, StoreError> {
         if event.id > self.upto {
@@ -406,8 +417,12 @@ impl Reading<'_> {
         }
         let is_kept = event.seq >= self.filter.first_seq(event.run_id);
         if is_kept && self.filter.is_one_run {
-            let expected = self.next_seq.replace(event.seq.saturating_add(1));
-            if expected.is_some_and(|expected| expected != event.seq) {
+            let next = self.next_seq.replace(event.seq.saturating_add(1));
+            let is_right = match next {
+                Some(next) => next == event.seq,
+                None => !self.begins_run || self.is_first_kept(event),
+            };
+            if !is_right {
                 return Err(missing_in(key, event.id));
             }
         }
@@ -709,8 +724,11 @@ mod tests {
     use super::*;
     use crate::event::{Event, Timestamp};
     use crate::journal::commit::Committer;
+    use crate::journal::fixture::{Journal, append, create};
     use crate::journal::memory::MemoryStore;
     use crate::journal::model::{Model, seeded};
+    use crate::journal::store::Table;
+    use crate::journal::{Once, cold};
 
     fn random_journal(rng: &mut StdRng) -> (MemoryStore, RwLock<Catalog>, Model) {
         let store = MemoryStore::default();
@@ -775,6 +793,41 @@ mod tests {
                 assert_eq!(found, expected);
             }
         }
+    }
+
+    /// Its oldest events lie in a window, whose blocks are lost.
+    #[test]
+    fn a_run_that_has_lost_its_beginning_is_not_read_from_there() {
+        let mut journal = Journal::new();
+        journal.write([create(None), append(1, 3, Once::No)]);
+        journal.make_window(usize::MAX);
+        journal.write([append(1, 2, Once::No)]);
+        let mut blocks = Vec::new();
+        let mut note = |key: &[u8], _: &[u8]| {
+            blocks.push(cold::remove(Table::Blocks, key.to_vec()));
+            ControlFlow::Continue(())
+        };
+        journal.store.rows(Table::Blocks, &[], &mut note).unwrap();
+        let seqs = |after: u64| {
+            let mut seqs = Vec::new();
+            let request = HistoryRequest {
+                selection: Selection { scope: Scope::Runs([RunId(1)].into()), types: None },
+                after: EventId(after),
+                upto: EventId(100),
+                events_max: 100,
+                bytes_max: 1_000,
+                values_max: 100,
+            };
+            let read = read_forward(&journal.store, &journal.catalog, &request, &mut |event| {
+                seqs.push(event.seq);
+                1
+            });
+            read.map(|_| seqs)
+        };
+        assert_eq!(seqs(0).unwrap(), [1, 2, 3, 4, 5, 6]);
+        journal.store.change_rows(&blocks).unwrap();
+        assert!(matches!(seqs(0), Err(StoreError::Corrupt { .. })));
+        assert_eq!(seqs(4).unwrap(), [5, 6]);
     }
 
     #[test]
