@@ -346,21 +346,24 @@ impl<'a> Iterator for Events<'a> {
 #[derive(Debug, Default)]
 pub struct OrderWriter {
     finished: Vec<(EventId, Vec<u8>)>,
-    piece: Vec<u8>,
+    steps: Vec<u8>,
     first_id: EventId,
+    /// The last id of the piece before.
+    before: EventId,
     next_id: EventId,
     run: RunId,
 }
 
+/// Bytes of a piece beside its steps, at most, and of one more step.
+const ORDER_OVERHEAD_BYTES: usize = 1 + 3 * 10 + 20 + CHECKSUM_BYTES;
+
 impl OrderWriter {
     /// Adds the next id.
     pub fn push(&mut self, id: EventId, run: RunId) {
-        if self.piece.len() + 20 + CHECKSUM_BYTES > BLOCK_BYTES_TARGET {
-            self.close_piece();
+        if self.steps.len() + ORDER_OVERHEAD_BYTES > BLOCK_BYTES_TARGET {
+            self.close_piece(id);
         }
-        if self.piece.is_empty() {
-            self.piece.push(VERSION);
-            put_varint(&mut self.piece, id.0);
+        if self.steps.is_empty() {
             self.first_id = id;
             self.next_id = id;
             self.run = RunId(0);
@@ -368,9 +371,9 @@ impl OrderWriter {
         let gap = id.0 - self.next_id.0;
         // Most often one byte: the way to the run, and whether ids were left out before.
         let way = zigzag(Timestamp(self.run.0), Timestamp(run.0));
-        put_varint(&mut self.piece, (way << 1) | u64::from(gap > 0));
+        put_varint(&mut self.steps, (way << 1) | u64::from(gap > 0));
         if gap > 0 {
-            put_varint(&mut self.piece, gap);
+            put_varint(&mut self.steps, gap);
         }
         self.next_id = id.next();
         self.run = run;
@@ -378,23 +381,34 @@ impl OrderWriter {
 
     /// The pieces, each under the id that it begins with.
     pub fn finish(mut self) -> Vec<(EventId, Vec<u8>)> {
-        self.close_piece();
+        if !self.steps.is_empty() {
+            self.close_piece(EventId(0));
+        }
         self.finished
     }
 
-    fn close_piece(&mut self) {
-        if self.piece.is_empty() {
-            return;
+    /// The next one begins with `after`; 0 when there is none.
+    fn close_piece(&mut self, after: EventId) {
+        let mut piece = vec![VERSION];
+        for id in [self.first_id, self.before, after] {
+            put_varint(&mut piece, id.0);
         }
-        let mut piece = std::mem::take(&mut self.piece);
+        piece.append(&mut self.steps);
         put_checksum(&mut piece);
         self.finished.push((self.first_id, piece));
+        self.before = EventId(self.next_id.0 - 1);
     }
 }
 
 /// Whose the ids of a piece of order are.
 #[derive(Clone, Debug)]
 pub struct Order<'a> {
+    /// The first of them.
+    pub first_id: EventId,
+    /// The last id of the piece before it; 0 when it is the first of its window.
+    pub before: EventId,
+    /// The first id of the piece after it; 0 when it is the last.
+    pub after: EventId,
     rest: Bytes<'a>,
     next_id: u64,
     run: u64,
@@ -407,8 +421,9 @@ impl<'a> Order<'a> {
     /// When one of them does not fit.
     pub fn new(piece: &'a [u8]) -> Result<Order<'a>, DecodeError> {
         let mut rest = checked(piece, VERSION)?;
-        let next_id = rest.varint()?;
-        Ok(Order { rest, next_id, run: 0 })
+        let (first, before, after) = (rest.varint()?, rest.varint()?, rest.varint()?);
+        let [first_id, before, after] = [first, before, after].map(EventId);
+        Ok(Order { first_id, before, after, rest, next_id: first, run: 0 })
     }
 
     fn step(&mut self) -> Result<(EventId, RunId), DecodeError> {
@@ -537,13 +552,19 @@ mod tests {
             for (id, run) in &ids {
                 writer.push(*id, *run);
             }
-            let mut found = Vec::new();
+            let mut found: Vec<(EventId, RunId)> = Vec::new();
+            let mut next = ids[0].0;
             for (first, piece) in writer.finish() {
                 assert!(piece.len() <= BLOCK_BYTES_TARGET);
+                let order = Order::new(&piece).unwrap();
+                let before = found.last().map_or(EventId(0), |(id, _)| *id);
+                assert_eq!((first, order.first_id, order.before), (next, next, before));
+                next = order.after;
                 let begins = found.len();
-                found.extend(Order::new(&piece).unwrap().map(Result::unwrap));
+                found.extend(order.map(Result::unwrap));
                 assert_eq!(found[begins].0, first);
             }
+            assert_eq!(next, EventId(0));
             assert_eq!(found, ids);
         }
     }

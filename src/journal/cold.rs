@@ -69,6 +69,12 @@ impl Jump {
     }
 }
 
+/// The id that was given out after this one, or would be.
+pub fn id_after(id: EventId, jumps: &[Jump]) -> EventId {
+    let next = id.next();
+    jumps.iter().find(|jump| jump.holds(next)).map_or(next, |jump| jump.next)
+}
+
 /// A window, under its first id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {

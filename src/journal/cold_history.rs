@@ -26,8 +26,9 @@ pub(super) struct ColdReader<'a> {
 }
 
 impl ColdReader<'_> {
-    /// Shows the events of a run in a window, from this id on, in order; block by block, as long as
-    /// `goes_on` says so of the id that the next block begins at.
+    /// Shows the events of a run in a window, from this id on, in order, and those before it that
+    /// lie in the same block; block by block, as long as `goes_on` says so of the id that the next
+    /// block begins at.
     pub(super) fn run_forward(
         &self,
         window: Window,
@@ -57,17 +58,11 @@ impl ColdReader<'_> {
             let Some(section) = Sections::new(block)?.find(run)? else {
                 return Ok(Ok(ControlFlow::Continue(())));
             };
-            if section.last_id < from {
-                return Ok(Ok(ControlFlow::Continue(())));
-            }
             for event in section.iter() {
-                let event = event?;
-                if event.id >= from {
-                    match visit(&event) {
-                        Ok(ControlFlow::Continue(())) => {}
-                        Ok(ControlFlow::Break(())) => return Ok(Ok(ControlFlow::Break(false))),
-                        Err(error) => return Ok(Err(error)),
-                    }
+                match visit(&event?) {
+                    Ok(ControlFlow::Continue(())) => {}
+                    Ok(ControlFlow::Break(())) => return Ok(Ok(ControlFlow::Break(false))),
+                    Err(error) => return Ok(Err(error)),
                 }
             }
             Ok(Ok(ControlFlow::Continue(())))
@@ -119,12 +114,18 @@ impl ColdReader<'_> {
             }
             ControlFlow::Break(())
         })?;
-        let mut found = Vec::new();
+        let (mut found, mut next) = (Vec::new(), NextPiece::Has(from));
         self.each(Table::Order, &start, false, |key, piece| {
-            if parse_order_key(key)?.0 != window.first_id {
+            let (of, first) = parse_order_key(key)?;
+            if of != window.first_id {
                 return Ok(ControlFlow::Break(()));
             }
-            for entry in Order::new(piece)? {
+            let order = Order::new(piece)?;
+            if order.first_id != first || !next.is(&order) {
+                return Err(LOST_PIECE);
+            }
+            next = NextPiece::BeginsWith(order.after);
+            for entry in order {
                 let (id, run) = entry?;
                 if id >= from && admits(run) {
                     found.push((id, run));
@@ -135,6 +136,10 @@ impl ColdReader<'_> {
             }
             Ok(ControlFlow::Continue(()))
         })?;
+        if found.len() < max && next != NextPiece::BeginsWith(NO_PIECE) {
+            let key = order_key(window.first_id, next.id());
+            return Err(StoreError::CorruptRow { table: Table::Order, key, error: LOST_PIECE });
+        }
         Ok(found)
     }
 
@@ -245,6 +250,34 @@ impl ColdReader<'_> {
     }
 }
 
+const LOST_PIECE: DecodeError = DecodeError::Malformed("a piece of the order is missing");
+
+/// What a piece names when there is none before, or after it.
+const NO_PIECE: EventId = EventId(0);
+
+/// Which piece of an order must come next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NextPiece {
+    /// The one in which an id lies, or would lie.
+    Has(EventId),
+    /// The one that begins with an id.
+    BeginsWith(EventId),
+}
+
+impl NextPiece {
+    fn is(self, piece: &Order<'_>) -> bool {
+        match self {
+            NextPiece::Has(id) => piece.first_id <= id || piece.before < id,
+            NextPiece::BeginsWith(id) => piece.first_id == id,
+        }
+    }
+
+    fn id(self) -> EventId {
+        let (NextPiece::Has(id) | NextPiece::BeginsWith(id)) = self;
+        id
+    }
+}
+
 /// Events of a window, copied out of their blocks.
 #[derive(Default)]
 pub(super) struct Batch {
@@ -343,6 +376,60 @@ impl BatchSize {
         if !batch.events.is_empty() {
             let each = batch.texts.len() / batch.events.len() + 1;
             self.0 = (COLD_BATCH_BYTES / each).clamp(1, COLD_BATCH_EVENTS_MAX);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::block::OrderWriter;
+    use crate::journal::cold;
+    use crate::journal::memory::MemoryStore;
+
+    /// From each id, and whichever piece is lost: all that is wanted, or an error.
+    #[test]
+    fn an_order_that_has_lost_a_piece_is_not_read_past_it() {
+        let window = Window {
+            first_id: EventId(5),
+            last_id: EventId(60_000),
+            events: 40_000,
+            bytes: 0,
+            first_time: Timestamp(0),
+            last_time: Timestamp(0),
+        };
+        let ids: Vec<(EventId, RunId)> =
+            (0..40_000).map(|nth| (EventId(7 + nth + nth / 10), RunId(1 + nth % 1_000))).collect();
+        let mut writer = OrderWriter::default();
+        for (id, run) in &ids {
+            writer.push(*id, *run);
+        }
+        let pieces = writer.finish();
+        assert!(pieces.len() > 2, "{} pieces", pieces.len());
+        for lost in 0..=pieces.len() {
+            let store = MemoryStore::default();
+            let rows: Vec<_> = (pieces.iter().enumerate())
+                .filter(|(at, _)| *at != lost)
+                .map(|(_, piece)| cold::order_change(window.first_id, piece.clone()))
+                .collect();
+            store.change_rows(&rows).unwrap();
+            let cold = ColdReader { store: &store };
+            let mut outcomes = [0, 0];
+            for (at, (id, _)) in ids.iter().enumerate().step_by(997) {
+                let found = cold.order_forward(window, *id, usize::MAX, &mut |_| true);
+                match found {
+                    Ok(found) => assert_eq!(found, ids[at..]),
+                    Err(StoreError::CorruptRow { .. }) => {}
+                    Err(error) => panic!("{error:?}"),
+                }
+                outcomes[usize::from(
+                    cold.order_forward(window, *id, 10, &mut |_| true).is_ok_and(|found| {
+                        assert_eq!(found, ids[at..(at + 10).min(ids.len())]);
+                        true
+                    }),
+                )] += 1;
+            }
+            assert_eq!(outcomes[0] == 0, lost == pieces.len(), "{outcomes:?}");
         }
     }
 }

@@ -15,7 +15,7 @@ use std::sync::RwLock;
 use super::RunHead;
 use super::catalog::{Catalog, read};
 use super::codec::{DecodeError, Decoder, Record};
-use super::cold::Window;
+use super::cold::{Jump, Window, id_after};
 use super::cold_history::{BatchSize, ColdReader};
 use super::postings::Postings;
 use super::store::{Store, StoreError};
@@ -86,7 +86,8 @@ pub fn read_forward(
             Scope::Runs(runs) if let [run] = **runs => catalog.head(run),
             _ => None,
         };
-        Plan { upto, moved_through, windows, keys, removed_through, run_end }
+        let jumps = catalog.jumps().to_vec();
+        Plan { upto, moved_through, windows, keys, jumps, removed_through, run_end }
     };
     let mut reading = Reading {
         filter: Filter::new(&request.selection, catalog),
@@ -114,7 +115,7 @@ pub fn read_forward(
     if outcome.is_continue() {
         outcome = match &plan.keys {
             Some(keys) => reading.values_at(store, keys)?,
-            None => reading.all_values(store, plan.moved_through)?,
+            None => reading.all_values(store, &plan)?,
         };
     }
     let Reading { mut read, is_missing, first, next_seq, .. } = reading;
@@ -140,6 +141,7 @@ struct Plan {
     moved_through: EventId,
     windows: Vec<Window>,
     keys: Option<Vec<EventId>>,
+    jumps: Vec<Jump>,
     removed_through: EventId,
     /// Where it stands, if it is a single run.
     run_end: Option<RunHead>,
@@ -344,7 +346,7 @@ impl Reading<'_> {
             if self.is_enough_before(*key) {
                 return Ok(ControlFlow::Break(()));
             }
-            let outcome = get(store, *key, |value| self.value(*key, value))??;
+            let (outcome, _) = get(store, *key, |value| self.value(*key, value))??;
             if outcome.is_break() {
                 return Ok(outcome);
             }
@@ -355,27 +357,41 @@ impl Reading<'_> {
     fn all_values(
         &mut self,
         store: &dyn Store,
-        moved_through: EventId,
+        plan: &Plan,
     ) -> Result<ControlFlow<()>, StoreError> {
         let mut outcome = Ok(ControlFlow::Continue(()));
-        let from = self.request.after.max(moved_through).next();
+        let from = id_after(self.request.after.max(plan.moved_through), &plan.jumps);
+        // No id is left out between two values, so that one that is lost is missed.
+        let mut next = from;
         store.scan(from, &mut |key, value| {
-            if key <= moved_through {
+            if key <= plan.moved_through {
                 return ControlFlow::Continue(());
             }
             if key > self.upto {
                 return ControlFlow::Break(());
             }
+            if key > next {
+                outcome = Err(missing_in(key, next));
+                return ControlFlow::Break(());
+            }
             outcome = if self.is_enough_before(key) {
                 Ok(ControlFlow::Break(()))
             } else {
-                self.value(key, value)
+                self.value(key, value).map(|(flow, end)| {
+                    next = id_after(EventId(end.0 - 1), &plan.jumps);
+                    flow
+                })
             };
             match outcome {
                 Ok(ControlFlow::Continue(())) => ControlFlow::Continue(()),
                 _ => ControlFlow::Break(()),
             }
         })?;
+        if let Ok(ControlFlow::Continue(())) = outcome
+            && next <= self.upto
+        {
+            return Err(missing_in(next, self.upto));
+        }
         outcome
     }
 
@@ -388,18 +404,24 @@ impl Reading<'_> {
         is_enough
     }
 
-    fn value(&mut self, key: EventId, value: &[u8]) -> Result<ControlFlow<()>, StoreError> {
+    /// Whether to go on behind a value, and the id that comes after those that were looked at.
+    fn value(
+        &mut self,
+        key: EventId,
+        value: &[u8],
+    ) -> Result<(ControlFlow<()>, EventId), StoreError> {
         self.read.values += 1;
         let corrupt = |error| StoreError::Corrupt { key, error };
-        for record in Decoder::new(value).map_err(corrupt)? {
+        let mut records = Decoder::new(value).map_err(corrupt)?;
+        for record in records.by_ref() {
             if let Record::Event(event) = record.map_err(corrupt)?
                 && self.filter.admits_run(event.run_id)
                 && self.event(key, &event)?.is_break()
             {
-                return Ok(ControlFlow::Break(()));
+                return Ok((ControlFlow::Break(()), event.id.next()));
             }
         }
-        Ok(ControlFlow::Continue(()))
+        Ok((ControlFlow::Continue(()), records.next_id()))
     }
 
     /// Whether nothing that is kept lies before an event of its run: now, since more may have been

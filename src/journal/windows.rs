@@ -17,7 +17,7 @@ use std::sync::{RwLock, RwLockWriteGuard};
 use super::block::{BlockWriter, OrderWriter, Sections};
 use super::catalog::{Catalog, read};
 use super::codec::{DecodeError, Decoder, KeyScope, Record};
-use super::cold::{self, Window, each_row};
+use super::cold::{self, Window, each_row, id_after};
 use super::once::{KeyState, ProducerState};
 use super::store::{Change, Store, StoreError, Table};
 use super::{Kept, RunHead};
@@ -168,16 +168,25 @@ impl<'a> Content<'a> {
             first_time: Timestamp(u64::MAX),
             last_time: Timestamp(0),
         };
+        let (moved_through, jumps) = {
+            let catalog = read(catalog);
+            (catalog.moved_through(), catalog.jumps().to_vec())
+        };
+        let mut next = id_after(moved_through, &jumps);
         for (key, value) in values {
             let corrupt = |error| StoreError::Corrupt { key: *key, error };
             let mut records = Decoder::new(value).map_err(corrupt)?;
-            if records.first_id() != *key || *key < content.next_id {
+            if records.first_id() != *key {
                 return Err(corrupt(DecodeError::Malformed("it belongs under another key")));
+            }
+            if *key != next {
+                return Err(corrupt(DecodeError::Malformed("it does not follow the one before")));
             }
             for record in records.by_ref() {
                 content.take(record.map_err(corrupt)?, *key, store, catalog)?;
             }
             content.next_id = records.next_id();
+            next = id_after(EventId(content.next_id.0 - 1), &jumps);
         }
         content.first_time = content.first_time.min(content.last_time);
         Ok(content)

@@ -3,6 +3,7 @@
 use super::*;
 use crate::event::Event;
 use crate::journal::block::{BlockWriter, Order, OrderWriter, Sections};
+use crate::journal::bytes::{CHECKSUM_BYTES, put_checksum};
 use crate::journal::codec::{Encoder, KeyRecord, KeyScope, Preface};
 use crate::journal::cold;
 use crate::journal::fixture::Journal;
@@ -262,6 +263,16 @@ fn windows_are_checked() {
         repack(store, |events| drop(events.remove(3)));
     });
     planted("an order is gone", &[Order, Key], |store| remove(store, Table::Order, 0));
+    for at in [2, 3] {
+        planted("a piece that names another", &[Order], |store| {
+            let (key, mut row) = rows(store, Table::Order).swap_remove(0);
+            row.truncate(row.len() - CHECKSUM_BYTES);
+            assert_eq!(row[at], 0, "the only piece of its window");
+            row[at] = 1;
+            put_checksum(&mut row);
+            put(store, Change { table: Table::Order, key, row: Some(row) });
+        });
+    }
     planted("the key of a piece", &[Order], |store| {
         let (key, row) = rows(store, Table::Order).swap_remove(0);
         put(store, cold::remove(Table::Order, key.clone()));

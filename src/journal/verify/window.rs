@@ -231,6 +231,8 @@ impl Verifier<'_> {
     /// The order of a window names its events, and no others.
     fn order(&mut self, window: Window, ids: &[(EventId, RunId)], has_all_blocks: bool) {
         let mut left = ids.iter().copied().peekable();
+        // The last id of the piece before, and the first of the one that it names.
+        let (mut ends, mut next) = (EventId(0), None);
         let mut through = EventId(0);
         let mut unordered = Vec::new();
         let mut keys = std::mem::take(&mut self.keys);
@@ -247,9 +249,12 @@ impl Verifier<'_> {
             if of != window.first_id {
                 return ControlFlow::Break(());
             }
-            let entries = Order::new(row).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-            let entries = match entries {
-                Ok(entries) => entries,
+            let decoded = Order::new(row).and_then(|order| {
+                let entries = order.clone().collect::<Result<Vec<_>, _>>()?;
+                Ok((order, entries))
+            });
+            let (piece, entries) = match decoded {
+                Ok(decoded) => decoded,
                 Err(error) => {
                     this.bytes(Table::Order, key, &error);
                     has_all_order = false;
@@ -259,6 +264,12 @@ impl Verifier<'_> {
             if entries.first().is_none_or(|(id, _)| *id != first) {
                 this.problem(Kind::Order, place(), "it is under another key than its first id");
             }
+            // What is before one that cannot be decoded was said already.
+            if has_all_order && (piece.before, piece.first_id) != (ends, next.unwrap_or(first)) {
+                let text = "it and the piece before it do not name each other";
+                this.problem(Kind::Order, place(), text);
+            }
+            (ends, next) = (entries.last().map_or(first, |(id, _)| *id), Some(piece.after));
             for (id, run) in entries {
                 if id <= through || !(window.first_id..=window.last_id).contains(&id) {
                     let text = format!("the order of window {of} has it at the wrong place");
@@ -299,6 +310,10 @@ impl Verifier<'_> {
         self.keys = keys;
         if !has_all_order {
             return;
+        }
+        if let Some(lost) = next.filter(|next| *next != EventId(0)) {
+            let text = "the piece of the order that begins with it is lost";
+            self.problem(Kind::Order, Place::Event(lost), text);
         }
         for (id, run) in unordered {
             let text = format!(
