@@ -9,6 +9,7 @@ use argh::FromArgs;
 
 use crate::client::STANDARD_INPUT;
 use crate::client::append::Append;
+use crate::client::check::Check;
 use crate::client::runs::Runs;
 use crate::client::tail::Tail;
 use crate::config::Serve;
@@ -44,6 +45,8 @@ pub enum Command {
     Tail(Tail),
     /// List runs.
     Runs(Runs),
+    /// Check from outside that streams pass.
+    Check(Check),
     /// Look after a journal.
     Journal(Journal),
 }
@@ -125,6 +128,7 @@ mod tests {
         assert!(matches!(check(&["append", "7"]), Ok(Command::Append(_))));
         assert!(matches!(check(&["tail", "7"]), Ok(Command::Tail(_))));
         assert!(matches!(check(&["runs"]), Ok(Command::Runs(_))));
+        assert!(matches!(check(&["check", "http://a", "--for", "5s"]), Ok(Command::Check(_))));
         assert!(matches!(check(&["journal", "stats"]), Ok(Command::Journal(_))));
     }
 

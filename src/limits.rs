@@ -256,3 +256,11 @@ pub const CLIENT_FRAME_BYTES_MAX: usize = 2 * COMMIT_BYTES_MAX;
 pub const CLIENT_ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Longest wait before a reconnect that `tidewheel tail` takes from a server, in milliseconds.
 pub const CLIENT_RETRY_MS_MAX: u64 = 10 * 60 * 1_000;
+/// Longest time that `tidewheel check` watches or waits, in seconds: a day.
+pub const CHECK_SECONDS_MAX: u64 = 24 * 60 * 60;
+/// Events of the probe that it remembers: those of that time.
+pub const CHECK_PROBES_MAX: usize = (CHECK_SECONDS_MAX * 1_000 / PROBE_INTERVAL_MS) as usize + 1;
+/// Bytes that it reads of an answer that is no stream: enough for the title of an error page.
+pub const CHECK_EXCERPT_BYTES_MAX: u64 = 4 * 1024;
+/// Events that it appends while it drops a stream and comes back.
+pub const CHECK_EVENTS: u64 = 24;

@@ -19,11 +19,12 @@ use tidewheel::route::{Route, route};
 use tidewheel::wire::request::parse_head;
 use tidewheel::wire::status::reason_phrase;
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "serve",
     "append",
     "tail",
     "runs",
+    "check",
     "journal",
     "journal stats",
     "journal verify",
@@ -185,8 +186,10 @@ fn every_path_that_is_named_is_one_of_them() {
     for document in documents() {
         for code in code_of(&fs::read_to_string(&document).unwrap()) {
             let words = code.split([' ', '"', '\'', '`', ',', ')']);
-            for word in words.map(|word| word.trim_start_matches("$url").trim_start_matches('…'))
-            {
+            let servers = ["$url", "$URL", "$PUBLIC", "…"];
+            for word in words {
+                let word =
+                    servers.iter().find_map(|server| word.strip_prefix(server)).unwrap_or(word);
                 let local = match word.split_once("://") {
                     Some((_, rest)) => rest.find('/').map_or("", |at| &rest[at..]),
                     None => word,

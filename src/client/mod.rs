@@ -1,9 +1,11 @@
-//! The command line as a client: `tidewheel append`, `tail` and `runs`.
+//! The command line as a client: `tidewheel append`, `tail`, `runs` and `check`.
 //!
-//! Blocking, over `ureq`: one connection, and at most one thread beside the main one. Nothing here
+//! Blocking, over `ureq`: one connection, and at most one thread beside the main one; `check` has
+//! two, each with a stream of its own. Nothing here
 //! shares code with the server but the words, so that the client also tests the contract.
 
 pub mod append;
+pub mod check;
 pub mod gather;
 pub mod retry;
 pub mod runs;
@@ -78,7 +80,11 @@ impl Timing {
 
     /// A client for streams, which end when they like.
     pub(crate) fn stream_agent(&self) -> Agent {
-        self.config().timeout_per_read(Some(self.silence)).build().into()
+        self.stream_config().build().into()
+    }
+
+    fn stream_config(&self) -> ureq::config::ConfigBuilder<ureq::typestate::AgentScope> {
+        self.config().timeout_per_read(Some(self.silence))
     }
 
     fn config(&self) -> ureq::config::ConfigBuilder<ureq::typestate::AgentScope> {

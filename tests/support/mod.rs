@@ -4,6 +4,7 @@
 #![allow(clippy::format_push_string, reason = "what a test sends is shown as it is")]
 #![allow(dead_code, unused_imports, reason = "each test file uses its own part of this")]
 
+pub mod faulty_proxy;
 pub mod http;
 pub mod server;
 pub mod sse;
@@ -15,6 +16,7 @@ use rand::{SeedableRng, rngs::StdRng};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 pub use self::{
+    faulty_proxy::{Fault, FaultyProxy},
     http::{Answer, Client},
     server::Server,
     sse::{Frame, Sse},
