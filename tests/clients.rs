@@ -14,24 +14,10 @@ use std::{
     time::Duration,
 };
 
-use support::{DEADLINE, Server, eventually};
-
-/// Whether a test can go on. Says so if not, or fails when every client has to be there.
-fn is_there(what: &str, there: bool) -> bool {
-    if !there {
-        let all = std::env::var_os("TIDEWHEEL_TEST_ALL").is_some_and(|value| !value.is_empty());
-        assert!(!all, "{what} is missing, and TIDEWHEEL_TEST_ALL is set");
-        eprintln!("skipped: {what} is missing");
-    }
-    there
-}
-
-/// Whether a program runs at all.
-fn runs(program: impl AsRef<Path>, arguments: &[&str]) -> bool {
-    let mut command = Command::new(program.as_ref());
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command.status().is_ok_and(|status| status.success())
-}
+use support::{
+    DEADLINE, Server, eventually,
+    programs::{is_there, runs},
+};
 
 fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients")
