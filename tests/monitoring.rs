@@ -5,6 +5,7 @@ mod support;
 
 use std::{
     collections::BTreeSet,
+    fmt::Write as _,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -145,7 +146,7 @@ fn each_alert_fires_when_it_should_and_only_then() {
     // Whether there is a case of either kind for each: rules of other names, and such that always fire.
     let mut wrong = rules.replace("- alert: ", "- alert: Not") + "\n  - name: always\n    rules:\n";
     for alert in alerts(&rules) {
-        wrong += &format!("      - {{alert: {alert}, expr: vector(1)}}\n");
+        writeln!(wrong, "      - {{alert: {alert}, expr: vector(1)}}").expect("a String takes it");
     }
     let (is_ok, said) = tried(&wrong);
     assert!(!is_ok, "{said}");
@@ -198,7 +199,8 @@ fn prometheus_understands_every_panel_of_the_dashboard() {
     for (at, expression) in expressions_of_the_dashboard().iter().enumerate() {
         // JSON is YAML.
         let expression = Value::String(expression.clone());
-        rules += &format!("      - {{record: 'panel:{at}', expr: {expression}}}\n");
+        writeln!(rules, "      - {{record: 'panel:{at}', expr: {expression}}}")
+            .expect("a String takes it");
     }
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), &rules).unwrap();

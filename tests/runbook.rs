@@ -53,7 +53,7 @@ fn chapters(page: &str) -> Vec<(String, Vec<Block>)> {
                 let block = block.expect("one has begun");
                 match line.strip_prefix("# shows: ") {
                     Some(shown) => block.shows.push(shown.to_owned()),
-                    None => block.commands += &format!("{line}\n"),
+                    None => block.commands.extend([line, "\n"]),
                 }
             }
             (None, None) => {
@@ -86,14 +86,14 @@ struct Scene {
     proxy: FaultyProxy,
     disk: PathBuf,
     /// In this order they go, after the server.
-    _held: Vec<Box<dyn Any + Send>>,
+    held: Vec<Box<dyn Any + Send>>,
 }
 
 impl Scene {
     fn new(server: Server, fault: Fault) -> Scene {
         let proxy = FaultyProxy::start(server.address(), fault);
         let disk = server.journal().to_owned();
-        Scene { server, proxy, disk, _held: Vec::new() }
+        Scene { server, proxy, disk, held: Vec::new() }
     }
 
     fn with(arguments: &[&str], fault: Fault) -> Scene {
@@ -101,7 +101,7 @@ impl Scene {
     }
 
     fn holding(mut self, held: impl Any + Send) -> Scene {
-        self._held.push(Box::new(held));
+        self.held.push(Box::new(held));
         self
     }
 }

@@ -135,18 +135,17 @@ fn answer(probe: &Seen, quiet: &Seen) -> Finding {
 /// What an answer is that is no stream, and why.
 fn no_stream(head: &Head) -> (String, String) {
     let Head { status, content_type, server, excerpt, .. } = head;
-    let mut detail = format!("{status}");
-    if *status == 200 {
-        detail = format!("200, but its content type is {content_type:?}");
-    }
-    let is_page = content_type.starts_with("text/html");
-    if is_page {
+    let what = match status {
+        200 => format!("200, but its content type is {content_type:?}"),
+        _ => status.to_string(),
+    };
+    let page = if content_type.starts_with("text/html") {
         let title = excerpt.split_once("<title>").and_then(|(_, rest)| rest.split_once("</title>"));
-        detail += &format!(", a page in HTML {:?}", title.map_or("", |(title, _)| title.trim()));
-    }
-    if !server.is_empty() {
-        detail += &format!(", from {server:?}");
-    }
+        format!(", a page in HTML {:?}", title.map_or("", |(title, _)| title.trim()))
+    } else {
+        String::new()
+    };
+    let from = if server.is_empty() { String::new() } else { format!(", from {server:?}") };
     let by_status = match status {
         502 | 504 => "the proxy does not reach the server, or waits too short a time for it",
         503 => {
@@ -169,7 +168,7 @@ fn no_stream(head: &Head) -> (String, String) {
     } else if *status == 200 {
         "something in front answers in the server's place".clone_into(&mut cause);
     }
-    (detail, cause)
+    (what + &page + &from, cause)
 }
 
 fn headers(head: &Head) -> Finding {
@@ -198,14 +197,12 @@ fn headers(head: &Head) -> Finding {
             "a proxy in front will buffer",
         ),
     ];
-    let mut wrong = wrong.into_iter().filter(|(is_wrong, ..)| *is_wrong);
-    match wrong.next() {
-        Some((_, first, cause)) => {
-            let others = wrong.map(|(_, other, _)| format!("; {other}")).collect::<String>();
-            Finding::failed(NAME, first + &others, cause)
-        }
-        None => Finding::ok(NAME, format!("{}, {}", head.content_type, head.cache_control)),
-    }
+    let wrong: Vec<_> = wrong.into_iter().filter(|(is_wrong, ..)| *is_wrong).collect();
+    let Some((.., cause)) = wrong.first() else {
+        return Finding::ok(NAME, format!("{}, {}", head.content_type, head.cache_control));
+    };
+    let fields: Vec<&str> = wrong.iter().map(|(_, field, _)| field.as_str()).collect();
+    Finding::failed(NAME, fields.join("; "), *cause)
 }
 
 const BUFFERED: &str = "something on the way buffers: nginx with proxy_buffering on and X-Accel-Buffering ignored (proxy_ignore_headers), compression, a CDN, a scanner of content";
@@ -306,7 +303,7 @@ fn keepalive(quiet: &Seen, expected: &Expected) -> Finding {
 /// Whether the streams stayed open, and if not, what has cut them.
 fn stability(probe: &Seen, quiet: &Seen, expected: &Expected) -> Finding {
     const NAME: &str = "stability";
-    let mut goodbyes = String::new();
+    let mut ended_by_the_server = Vec::new();
     for seen in [quiet, probe] {
         if stream_head(seen).is_none() {
             continue;
@@ -314,10 +311,7 @@ fn stability(probe: &Seen, quiet: &Seen, expected: &Expected) -> Finding {
         let how = match &seen.end {
             End::TimeUp => continue,
             End::Goodbye => {
-                goodbyes += &format!(
-                    "; {} was ended by the server after {:.1?}, which said when to come back: a drain, or max_stream_lifetime",
-                    seen.path, seen.lived
-                );
+                ended_by_the_server.push(format!("{} after {:.1?}", seen.path, seen.lived));
                 continue;
             }
             End::Silent => {
@@ -343,10 +337,19 @@ fn stability(probe: &Seen, quiet: &Seen, expected: &Expected) -> Finding {
             .any(|other| stream_head(other).is_some() && other.lived > seen.lived.mul_f64(1.1));
         return Finding::failed(NAME, detail, cause_of_cut(seen, outlived));
     }
-    match (stream_head(probe), stream_head(quiet)) {
-        (None, None) => Finding::skipped(NAME, "there was no stream"),
-        _ => Finding::ok(NAME, format!("open for {:.1?}{goodbyes}", expected.lasting)),
+    if stream_head(probe).is_none() && stream_head(quiet).is_none() {
+        return Finding::skipped(NAME, "there was no stream");
     }
+    if ended_by_the_server.is_empty() {
+        return Finding::ok(NAME, format!("open for {:.1?}", expected.lasting));
+    }
+    let which = ended_by_the_server.join(", ");
+    Finding::ok(
+        NAME,
+        format!(
+            "ended by the server, which said when to come back (a drain, or max_stream_lifetime): {which}"
+        ),
+    )
 }
 
 /// Whose time limit it may have been: seconds, and the settings that are so by default, or often.
@@ -402,7 +405,7 @@ mod tests {
         keepalive: Duration::from_secs(15),
         late: Duration::from_secs(1),
         answer: Duration::from_secs(10),
-        lasting: Duration::from_secs(300),
+        lasting: Duration::from_mins(5),
     };
 
     /// The server's clock, far from ours.

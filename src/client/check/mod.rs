@@ -50,7 +50,7 @@ pub struct Check {
     pub url: Option<String>,
 
     /// how long to watch (default: 5m)
-    #[argh(option, long = "for", default = "Duration::from_secs(300)", from_str_fn(duration))]
+    #[argh(option, long = "for", default = "Duration::from_mins(5)", from_str_fn(duration))]
     pub lasting: Duration,
 
     /// follow this run for the keepalives, and resume in the middle of it
