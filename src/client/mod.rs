@@ -75,7 +75,11 @@ impl Default for Timing {
 impl Timing {
     /// A client for requests that are answered at once.
     pub(crate) fn agent(&self) -> Agent {
-        self.config().timeout_recv_body(Some(self.answer)).max_redirects(0).build().into()
+        self.answer_config().build().into()
+    }
+
+    fn answer_config(&self) -> ureq::config::ConfigBuilder<ureq::typestate::AgentScope> {
+        self.config().timeout_recv_body(Some(self.answer)).max_redirects(0)
     }
 
     /// A client for streams, which end when they like.

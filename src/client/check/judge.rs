@@ -80,9 +80,14 @@ pub struct Expected {
 }
 
 impl Expected {
-    /// A stream that is silent for this long is given up, as clients should do.
-    pub fn longest_silence(&self) -> Duration {
-        3 * self.keepalive.max(PROBE_INTERVAL)
+    /// The probe is given up when it is silent for this long.
+    pub fn probe_silence(&self) -> Duration {
+        3 * PROBE_INTERVAL
+    }
+
+    /// The quiet stream is given up when it is silent for this long, as clients should do.
+    pub fn quiet_silence(&self) -> Duration {
+        3 * self.keepalive
     }
 }
 
@@ -282,8 +287,10 @@ fn keepalive(quiet: &Seen, expected: &Expected) -> Finding {
     let silence = quiet.longest_silence;
     if silence > allowed {
         let detail = format!(
-            "{}: silent for {silence:.1?}, where something should come every {:.1?}",
-            quiet.path, expected.keepalive
+            "{}: silent for {silence:.1?}{}, where something should come every {:.1?}",
+            quiet.path,
+            if quiet.end == End::Silent { " and given up" } else { "" },
+            expected.keepalive
         );
         let cause = "keepalive_interval is longer than --keepalive says, the proxy swallows comments or buffers, or the server hangs";
         return Finding::failed(NAME, detail, cause);
@@ -304,12 +311,14 @@ fn keepalive(quiet: &Seen, expected: &Expected) -> Finding {
 fn stability(probe: &Seen, quiet: &Seen, expected: &Expected) -> Finding {
     const NAME: &str = "stability";
     let mut ended_by_the_server = Vec::new();
-    for seen in [quiet, probe] {
+    for (seen, is_quiet) in [(quiet, true), (probe, false)] {
         if stream_head(seen).is_none() {
             continue;
         }
         let how = match &seen.end {
             End::TimeUp => continue,
+            // That is said of its keepalives already.
+            End::Silent if is_quiet => continue,
             End::Goodbye => {
                 ended_by_the_server.push(format!("{} after {:.1?}", seen.path, seen.lived));
                 continue;
@@ -544,6 +553,13 @@ mod tests {
     fn a_silent_stream_has_no_keepalives() {
         let quiet = Seen { longest_silence: Duration::from_secs(31), ..stream(End::TimeUp) };
         only(&check(&stream(End::TimeUp), &quiet), "keepalive", "keepalive_interval");
+    }
+
+    #[test]
+    fn a_stream_that_is_open_and_silent_is_told_once() {
+        let silent = Seen { longest_silence: Duration::from_mins(1), ..stream(End::Silent) };
+        only(&check(&silent, &stream(End::TimeUp)), "stability", "half open");
+        only(&check(&stream(End::TimeUp), &silent), "keepalive", "swallows");
     }
 
     #[test]

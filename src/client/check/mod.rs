@@ -16,12 +16,14 @@ pub mod watch;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::net::{TcpStream, ToSocketAddrs as _};
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use argh::FromArgs;
 use serde::Serialize;
 use ureq::http::{Response, Uri};
+use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::{Agent, Body, Proxy, RequestBuilder};
 
@@ -81,6 +83,10 @@ pub struct Check {
     #[argh(option, from_str_fn(header_field))]
     pub header: Vec<(String, String)>,
 
+    /// certificates in PEM to trust in place of the public ones, for a server with one of your own
+    #[argh(option, arg_name = "file")]
+    pub cacert: Option<PathBuf>,
+
     /// write the result as one object of JSON
     #[argh(switch)]
     pub json: bool,
@@ -116,8 +122,13 @@ pub fn run(args: &Check, environment: Option<&str>) -> Result<(), ClientError> {
     if args.run.is_some() && args.stream.is_some() {
         return Err(ClientError::Usage("--run and --stream do not go together".to_owned()));
     }
-    let report =
-        check(&Endpoint { server, headers: args.header.clone(), answer: args.answer }, args);
+    let endpoint = Endpoint {
+        server,
+        headers: args.header.clone(),
+        answer: args.answer,
+        tls: args.cacert.as_deref().map_or_else(|| Ok(TlsConfig::default()), trusting)?,
+    };
+    let report = check(&endpoint, args);
     let text = if args.json { report.json() } else { report.text() };
     write_or_stop(&mut io::stdout().lock() as &mut dyn Write, &text)?;
     match report.failures() {
@@ -130,12 +141,28 @@ pub fn run(args: &Check, environment: Option<&str>) -> Result<(), ClientError> {
     }
 }
 
+/// TLS that trusts who has a certificate of these.
+fn trusting(file: &Path) -> Result<TlsConfig, ClientError> {
+    let refused = |why: String| ClientError::Usage(format!("{}: {why}", file.display()));
+    let pem = std::fs::read(file).map_err(|error| refused(error.to_string()))?;
+    let certificates: Vec<_> = parse_pem(&pem)
+        .filter_map(
+            |item| if let Ok(PemItem::Certificate(found)) = item { Some(found) } else { None },
+        )
+        .collect();
+    if certificates.is_empty() {
+        return Err(refused("there is no certificate in it".to_owned()));
+    }
+    Ok(TlsConfig::builder().root_certs(RootCerts::from(certificates)).build())
+}
+
 /// What is checked, and how it is asked.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     server: String,
     headers: Vec<(String, String)>,
     answer: Duration,
+    tls: TlsConfig,
 }
 
 impl Endpoint {
@@ -149,7 +176,8 @@ impl Endpoint {
         lasting: Duration,
     ) -> (Result<Response<Body>, ureq::Error>, WasReset) {
         let timing = Timing { silence, ..self.timing() };
-        let config = timing.stream_config().timeout_recv_body(Some(lasting)).build();
+        let config = timing.stream_config().timeout_recv_body(Some(lasting));
+        let config = config.tls_config(self.tls.clone()).build();
         let was_reset = WasReset::default();
         let agent =
             Agent::with_parts(config, Noticing::new(&was_reset), DefaultResolver::default());
@@ -178,7 +206,7 @@ impl Endpoint {
 
     /// A client for requests that are answered at once.
     fn agent(&self) -> Agent {
-        self.timing().agent()
+        self.timing().answer_config().tls_config(self.tls.clone()).build().into()
     }
 }
 
@@ -209,11 +237,10 @@ fn check(endpoint: &Endpoint, args: &Check) -> Report {
             answer: args.answer,
             lasting: args.lasting,
         };
-        let silence = expected.longest_silence();
         let (probe, quiet, resumed) = thread::scope(|scope| {
-            let watch = |path: &str| watch::watch(endpoint, path, silence, args.lasting);
-            let probe = scope.spawn(move || watch(PROBE_PATH));
-            let quiet = scope.spawn(move || watch(&quiet_path));
+            let watch = |path: &str, silence| watch::watch(endpoint, path, silence, args.lasting);
+            let probe = scope.spawn(move || watch(PROBE_PATH, expected.probe_silence()));
+            let quiet = scope.spawn(move || watch(&quiet_path, expected.quiet_silence()));
             let resumed = resume::check(endpoint, args.run, args.publish);
             let joined = "a watch does not panic";
             (probe.join().expect(joined), quiet.join().expect(joined), resumed)

@@ -182,7 +182,6 @@ impl Seen {
             let is_time_up = now.saturating_sub(self.head_after) >= lasting;
             let length = match result {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(_) if is_time_up => break End::TimeUp,
                 Err(error) => break end_of(&error),
                 Ok(0) if first_retry.is_some() && parser.retry() != first_retry => {
                     break End::Goodbye;
@@ -229,8 +228,10 @@ impl Seen {
 }
 
 fn end_of(error: &std::io::Error) -> End {
-    match error.kind() {
-        ErrorKind::TimedOut | ErrorKind::WouldBlock => End::Silent,
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>());
+    match inner {
+        Some(ureq::Error::Timeout(ureq::Timeout::RecvBody)) => End::TimeUp,
+        Some(ureq::Error::Timeout(_)) => End::Silent,
         _ => End::Broken(error.to_string()),
     }
 }
