@@ -182,7 +182,7 @@ fn scene(chapter: &str) -> Option<Scene> {
         "Buffering" => Scene::with(&[], Fault::Buffers(3600 * second)),
         "Exhaustion" => {
             let server = Server::with(&["--max-connections", "3"]);
-            let held = [(); 2].map(|()| server.stream("/health/sse"));
+            let held = [(); 3].map(|()| server.stream("/health/sse"));
             Scene::new(server, Fault::None).holding(held)
         }
         "Half-open peers" => {
