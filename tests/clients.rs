@@ -5,90 +5,12 @@
 
 mod support;
 
-use std::{
-    io::{BufRead as _, BufReader},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::mpsc::{Receiver, channel},
-    thread,
-    time::Duration,
-};
+use std::{process::Command, thread, time::Duration};
 
 use support::{
-    DEADLINE, Server, eventually,
-    programs::{is_there, runs},
+    Server,
+    programs::{Running, clients_directory, is_there, python, runs},
 };
-
-fn directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients")
-}
-
-/// The interpreter of the environment that `.ci/run` makes.
-fn python() -> PathBuf {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("it is inside of target");
-    target.join("clients-venv/bin/python")
-}
-
-/// A client at work: what it prints, line by line. It is killed when this is dropped.
-struct Running {
-    child: Child,
-    lines: Receiver<String>,
-}
-
-impl Running {
-    fn start(mut command: Command) -> Running {
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("the program is there");
-        let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
-        let (sender, lines) = channel();
-        thread::spawn(move || {
-            for line in stdout.lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        Running { child, lines }
-    }
-
-    /// The next line.
-    fn line(&self) -> String {
-        self.lines.recv_timeout(DEADLINE).expect("the client says something")
-    }
-
-    /// The stream has ended; the client asks again, and is told that this was all.
-    fn ends(mut self) {
-        loop {
-            match &*self.line() {
-                "open" => {}
-                "end" => break,
-                line => panic!("{line}"),
-            }
-        }
-        let status = eventually("the client ends", || self.child.try_wait().expect("it is ours"));
-        assert!(status.success(), "{status}");
-    }
-
-    /// The id and the type of the next event; how often it connects is its own affair.
-    fn event(&self) -> (u64, String) {
-        loop {
-            let line = self.line();
-            if let Some((id, event_type)) =
-                line.strip_prefix("event ").and_then(|rest| rest.split_once(' '))
-            {
-                return (id.parse().expect("an id is a number"), event_type.to_owned());
-            }
-            assert_eq!(line, "open");
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 /// A server that a client comes back to soon.
 fn server() -> Server {
@@ -209,14 +131,14 @@ fn follows_with_node(package: &str, script: &str) {
 
 /// Has a test start a script with a URL, if its package is there.
 fn with_node(package: &str, script: &str, test: impl Fn(&dyn Fn(&str) -> Command)) {
-    let there =
-        runs("node", &["--version"]) && directory().join("node_modules").join(package).is_dir();
+    let there = runs("node", &["--version"])
+        && clients_directory().join("node_modules").join(package).is_dir();
     if !is_there(&format!("npm's {package}"), there) {
         return;
     }
     test(&|url| {
         let mut command = Command::new("node");
-        command.arg(directory().join(script)).arg(url);
+        command.arg(clients_directory().join(script)).arg(url);
         command.args(["RUN_CREATED", "A", "B", "RUN_COMPLETED"]);
         command
     });
@@ -229,7 +151,7 @@ fn python_httpx_sse_follows_resumes_and_ends() {
     }
     follows_resumes_and_ends(|url| {
         let mut command = Command::new(python());
-        command.arg(directory().join("httpx_sse_client.py")).arg(url);
+        command.arg(clients_directory().join("httpx_sse_client.py")).arg(url);
         command
     });
 }
@@ -304,7 +226,6 @@ fn curl_appends_follows_and_resumes() {
     assert_eq!(next_id(&resumed), 6_004);
     let status = ["-o", "/dev/null", "-w", "%{http_code}", "-H", "Last-Event-ID: 6004", &stream];
     assert_eq!(curl(&status), "204");
-    let mut resumed = resumed;
-    let ended = eventually("curl ends", || resumed.child.try_wait().expect("it is ours"));
+    let ended = resumed.wait();
     assert!(ended.success(), "{ended}");
 }
