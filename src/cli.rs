@@ -10,6 +10,7 @@ use argh::FromArgs;
 use crate::client::STANDARD_INPUT;
 use crate::client::append::Append;
 use crate::client::check::Check;
+use crate::client::health::Health;
 use crate::client::runs::Runs;
 use crate::client::tail::Tail;
 use crate::config::Serve;
@@ -47,6 +48,8 @@ pub enum Command {
     Runs(Runs),
     /// Check from outside that streams pass.
     Check(Check),
+    /// Ask whether a server is well.
+    Health(Health),
     /// Look after a journal.
     Journal(Journal),
 }
@@ -129,6 +132,7 @@ mod tests {
         assert!(matches!(check(&["tail", "7"]), Ok(Command::Tail(_))));
         assert!(matches!(check(&["runs"]), Ok(Command::Runs(_))));
         assert!(matches!(check(&["check", "http://a", "--for", "5s"]), Ok(Command::Check(_))));
+        assert!(matches!(check(&["health", "--ready"]), Ok(Command::Health(_))));
         assert!(matches!(check(&["journal", "stats"]), Ok(Command::Journal(_))));
     }
 

@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         Ok(Command::Tail(args)) => client_exit(client::tail::run(&args, server)),
         Ok(Command::Check(args)) => client_exit(client::check::run(&args, server)),
         Ok(Command::Runs(args)) => client_exit(client::runs::run(&args, server)),
+        Ok(Command::Health(args)) => client_exit(client::health::run(&args, server)),
         Ok(Command::Journal(args)) => journal_exit(journal_tools::run(&args)),
         Err(exit) if exit.code == 0 => {
             say(&exit.text);

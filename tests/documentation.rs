@@ -19,12 +19,13 @@ use tidewheel::route::{Route, route};
 use tidewheel::wire::request::parse_head;
 use tidewheel::wire::status::reason_phrase;
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "serve",
     "append",
     "tail",
     "runs",
     "check",
+    "health",
     "journal",
     "journal stats",
     "journal verify",

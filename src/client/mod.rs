@@ -1,4 +1,4 @@
-//! The command line as a client: `tidewheel append`, `tail`, `runs` and `check`.
+//! The command line as a client: `tidewheel append`, `tail`, `runs`, `check` and `health`.
 //!
 //! Blocking, over `ureq`: one connection, and at most one thread beside the main one; `check` has
 //! two, each with a stream of its own. Nothing here
@@ -7,6 +7,7 @@
 pub mod append;
 pub mod check;
 pub mod gather;
+pub mod health;
 pub mod retry;
 pub mod runs;
 pub mod sse;
