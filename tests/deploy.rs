@@ -18,6 +18,7 @@ use support::{
     Server,
     programs::{is_there, python, runs},
 };
+use tidewheel::limits;
 
 fn deploy(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(path)
@@ -53,10 +54,10 @@ fn has_yaml() -> bool {
     is_there("Python's yaml", runs(python(), &["-c", "import yaml"]))
 }
 
-/// `20s` in seconds.
+/// `20s` or `1m 15s` in seconds.
 fn seconds(text: &str) -> u64 {
-    let number = text.strip_suffix('s').and_then(|number| number.parse().ok());
-    number.unwrap_or_else(|| panic!("{text:?} is not in seconds"))
+    let time = humantime::parse_duration(text);
+    time.unwrap_or_else(|error| panic!("{text:?}: {error}")).as_secs()
 }
 
 /// What the server says to settings: those in force, name by name.
@@ -73,6 +74,43 @@ fn settings(file: Option<&Path>, environment: &[(String, String)]) -> BTreeMap<S
         Some((name.to_owned(), value.trim_matches('"').to_owned()))
     });
     pairs.collect()
+}
+
+// ---- proxies ------------------------------------------------------------------------------------
+
+/// The number after each of these words in a file, in the unit in which it stands there.
+fn numbers_after(text: &str, word: &str) -> Vec<u64> {
+    let rests = text.split(word).skip(1).map(str::trim_start);
+    let digits = rests.map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next().unwrap_or(""));
+    digits.map(|digits| digits.parse().expect("a number follows")).collect()
+}
+
+/// A stream that keeps its silence, and a poll that waits, are not ended by who passes them on; and
+/// a connection that is kept is closed by the proxy first.
+#[test]
+fn proxies_have_more_patience_than_the_server() {
+    let defaults = settings(None, &[]);
+    let silence = seconds(&defaults["keepalive_interval"]).max(limits::WAIT_SECONDS_MAX);
+    let readers = [
+        ("nginx/tidewheel.conf", "proxy_read_timeout"),
+        ("nginx/tidewheel-complete.conf", "proxy_read_timeout"),
+        ("haproxy/haproxy.cfg", "timeout client"),
+        ("haproxy/haproxy.cfg", "timeout server"),
+        ("kubernetes/ingress.yaml", "proxy-read-timeout: \""),
+    ];
+    for (file, word) in readers {
+        let found = numbers_after(&read(file), word);
+        assert!(!found.is_empty(), "{file}: no {word}");
+        assert!(found.iter().all(|found| *found > silence), "{file}: {word} {found:?}");
+    }
+    let idle = seconds(&defaults["idle_timeout"]);
+    let keepers =
+        [("caddy/Caddyfile", "\tkeepalive"), ("haproxy/haproxy.cfg", "timeout http-keep-alive")];
+    for (file, word) in keepers {
+        let found = numbers_after(&read(file), word);
+        assert!(!found.is_empty(), "{file}: no {word}");
+        assert!(found.iter().all(|found| *found < idle), "{file}: {word} {found:?}");
+    }
 }
 
 // ---- Docker -------------------------------------------------------------------------------------

@@ -51,10 +51,10 @@ fn read(path: &str) -> String {
 /// Documents about the load tester, whose options its own tests look for.
 const OF_THE_LOAD_TESTER: [&str; 3] = ["benchmarks.md", "loadtest.md", "performance.md"];
 
-/// Every document: those in the root, and those in `docs/`.
+/// Every document: those in the root, in `docs/` and in `deploy/`.
 fn documents() -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for directory in [root().to_owned(), root().join("docs")] {
+    for directory in [root().to_owned(), root().join("docs"), root().join("deploy")] {
         for entry in fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
             if path.extension().is_some_and(|extension| extension == "md") {
@@ -382,6 +382,15 @@ fn quantity(value: &str, name: &str) -> u64 {
     let has_unit = ["BYTES", "SECONDS", "_MS"].into_iter().any(is_counted);
     assert_eq!(has_unit, !unit.is_empty(), "{name} needs its unit");
     number * factor
+}
+
+#[test]
+fn settings_that_are_tuned_exist() {
+    for row in rows(&read("docs/tuning.md"), "## Settings of the server") {
+        for name in row[0].split(", ").map(unquoted) {
+            assert!(SETTINGS.iter().any(|setting| setting.name == name), "{name}");
+        }
+    }
 }
 
 // ---- the command line ---------------------------------------------------------------------------

@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod page;
 mod proxy;
 mod quiet;
 mod restarts;

@@ -3,9 +3,11 @@
 
 use std::{
     fs::{self, File},
+    io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
+    sync::OnceLock,
     thread,
     time::Instant,
 };
@@ -38,7 +40,7 @@ impl Kind {
 
     /// Those whose programs are there.
     pub fn all() -> Vec<Kind> {
-        Kind::ALL.into_iter().filter(Kind::is_there).collect()
+        Kind::ALL.into_iter().filter(|kind| kind.is_there()).collect()
     }
 
     /// Those that are set up with our files.
@@ -46,7 +48,7 @@ impl Kind {
         Kind::all().into_iter().filter(|kind| *kind != Kind::NginxGuide).collect()
     }
 
-    fn is_there(&self) -> bool {
+    fn is_there(self) -> bool {
         let runs = match self {
             Kind::Nginx | Kind::NginxGuide => runs("nginx", &["-v"]),
             Kind::NginxComplete => runs("nginx", &["-v"]) && runs("openssl", &["version"]),
@@ -69,6 +71,11 @@ impl Kind {
     /// Whether it passes on the body of a request while it comes in.
     pub fn streams_requests(self) -> bool {
         !matches!(self, Kind::Nginx | Kind::NginxGuide)
+    }
+
+    /// Whether its file has a frontend beside the server.
+    pub fn has_frontend(self) -> bool {
+        matches!(self, Kind::NginxComplete | Kind::NginxGuide)
     }
 
     /// Whether it answers pages of another origin while the server is away.
@@ -204,6 +211,27 @@ fn free_address() -> SocketAddr {
     listener.local_addr().expect("it is bound")
 }
 
+/// What a frontend answers to everything.
+pub const FRONTEND: &str = "the frontend";
+
+/// Where a frontend listens, the same for all tests.
+fn frontend() -> SocketAddr {
+    static ADDRESS: OnceLock<SocketAddr> = OnceLock::new();
+    *ADDRESS.get_or_init(|| {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("there are ports");
+        let address = listener.local_addr().expect("it is bound");
+        thread::spawn(move || {
+            for mut connection in listener.incoming().map_while(Result::ok) {
+                let answer = format!("HTTP/1.0 200 OK\r\nContent-Length: 12\r\n\r\n{FRONTEND}");
+                // A proxy that has gone wants to hear nothing.
+                let _ = connection.read(&mut [0; 4096]);
+                let _ = connection.write_all(answer.as_bytes());
+            }
+        });
+        address
+    })
+}
+
 /// The text of a configuration with the addresses of this test.
 fn with_addresses(
     kind: Kind,
@@ -213,7 +241,6 @@ fn with_addresses(
     directory: &Path,
 ) -> String {
     let server = server.to_string();
-    let nowhere = "127.0.0.1:9";
     let tls = "/etc/nginx/tls/tidewheel";
     let directory = directory.display();
     let replaced = match kind {
@@ -222,7 +249,7 @@ fn with_addresses(
         }
         Kind::NginxComplete => vec![
             ("127.0.0.1:8000", server),
-            ("127.0.0.1:3001", nowhere.to_owned()),
+            ("127.0.0.1:3001", frontend().to_string()),
             ("listen 80;", format!("listen unix:{directory}/plain;")),
             ("listen [::]:80;", String::new()),
             ("listen 443 ssl http2;", format!("listen {address} ssl http2;")),
@@ -231,7 +258,7 @@ fn with_addresses(
         ],
         Kind::NginxGuide => vec![
             ("localhost:8000", server),
-            ("localhost:3001", nowhere.to_owned()),
+            ("localhost:3001", frontend().to_string()),
             ("listen 80;", format!("listen {address};")),
         ],
         Kind::Caddy => {

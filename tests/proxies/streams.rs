@@ -14,7 +14,7 @@ use std::{
 };
 
 use super::{
-    proxy::{Kind, Proxy, next_id},
+    proxy::{FRONTEND, Kind, Proxy, next_id},
     support::{DEADLINE, Server, eventually, programs::Running},
 };
 
@@ -79,6 +79,25 @@ fn a_long_poll_passes() {
         let id = server.append(run, "A", "1");
         let page: serde_json::Value = serde_json::from_str(&poll.line()).expect("a page is JSON");
         assert_eq!(page["events"][0]["id"], id, "{:?}: {page}", proxy.kind);
+    }
+}
+
+/// One host for a frontend and the server.
+#[test]
+fn a_frontend_stands_beside_the_server() {
+    let server = Server::start();
+    let kinds = Kind::all().into_iter().filter(|kind| kind.has_frontend()).collect::<Vec<_>>();
+    for proxy in Proxy::start_each(&kinds, server.address()) {
+        for target in ["/", "/runs-of-this-week", "/assets/health.js"] {
+            let answer = proxy.curl(target, &[]);
+            // The guide's location for runs is a prefix, and takes what only begins like it.
+            let is_ours = proxy.kind == Kind::NginxGuide && target.starts_with("/runs");
+            assert_eq!(answer == FRONTEND, !is_ours, "{:?} {target}: {answer}", proxy.kind);
+        }
+        for target in ["/runs", "/projects", "/worker", "/health", "/health/ready"] {
+            let answer = proxy.curl(target, &["-f"]);
+            assert!(answer.starts_with('{'), "{:?} {target}: {answer}", proxy.kind);
+        }
     }
 }
 
