@@ -175,6 +175,14 @@ impl Proxy {
         Running::start(self.curl_command(target, &[&accept, arguments].concat()))
     }
 
+    /// Begins to upload lines to a run.
+    pub fn upload(&self, run: u64) -> Upload {
+        let upload = ["-X", "POST", "-H", "Content-Type: application/x-ndjson", "-T", "-"];
+        let mut command = self.curl_command(&format!("/runs/{run}/events"), &upload);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        Upload { kind: self.kind, curl: command.spawn().expect("curl is there") }
+    }
+
     /// Appends an event through it, and says its id.
     pub fn append(&self, run: u64) -> u64 {
         let answer =
@@ -196,6 +204,36 @@ pub fn next_id(stream: &Running) -> u64 {
     }
 }
 
+/// An upload that goes on for as long as one likes.
+pub struct Upload {
+    kind: Kind,
+    curl: Child,
+}
+
+impl Upload {
+    /// Sends an event.
+    pub fn line(&mut self) {
+        let lines = self.curl.stdin.as_mut().expect("it is piped");
+        lines.write_all(b"{\"type\":\"A\"}\n").expect("curl reads");
+    }
+
+    /// Ends it: the answer, and through which proxy.
+    pub fn end(mut self) -> (Kind, String) {
+        drop(self.curl.stdin.take());
+        let mut answer = String::new();
+        let stdout = self.curl.stdout.as_mut().expect("it is piped");
+        stdout.read_to_string(&mut answer).expect("answers are UTF-8");
+        (self.kind, answer)
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        let _ = self.curl.kill();
+        let _ = self.curl.wait();
+    }
+}
+
 impl Drop for Proxy {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -210,6 +248,9 @@ fn free_address() -> SocketAddr {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("there are ports");
     listener.local_addr().expect("it is bound")
 }
+
+/// The origin in our files whose pages may read what the proxy itself answers.
+pub const PAGE: &str = "https://console.example.com";
 
 /// What a frontend answers to everything.
 pub const FRONTEND: &str = "the frontend";

@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    proxy::{Kind, Proxy, next_id},
-    support::{DEADLINE, Server, programs::Running},
+    proxy::{Kind, Proxy, Upload, next_id},
+    support::{DEADLINE, Server, eventually, programs::Running},
 };
 
 /// Longer than the 60 s after which proxies end a connection that says nothing. All wait at once.
@@ -22,8 +22,25 @@ fn silence_of_75_s_ends_nothing() {
     for stream in &streams {
         next_id(stream);
     }
+    // And uploads, of which one line is there and the next comes afterwards.
+    let uploaded = server.new_run();
+    let mut uploads: Vec<Upload> = proxies
+        .iter()
+        .filter(|proxy| proxy.kind.streams_requests())
+        .map(|proxy| proxy.upload(uploaded))
+        .collect();
+    for (count, upload) in (1..).zip(&mut uploads) {
+        upload.line();
+        let appended = || server.json(&format!("/runs/{uploaded}"))["event_count"] == 1 + count;
+        eventually("the line is an event", || appended().then_some(()));
+    }
     let started = Instant::now();
     thread::sleep(SILENCE);
+    for mut upload in uploads {
+        upload.line();
+        let (kind, answer) = upload.end();
+        assert!(answer.contains("\"count\":2"), "{kind:?}: {answer}");
+    }
     let id = server.append(run, "A", "1");
     for (stream, proxy) in streams.iter().zip(&proxies) {
         let mut keepalives = 0;

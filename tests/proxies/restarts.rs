@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, process::Command};
 
 use super::{
-    proxy::{Kind, Proxy},
+    proxy::{Kind, PAGE, Proxy},
     support::{
         Server,
         programs::{Running, clients_directory, is_there, runs},
@@ -33,8 +33,6 @@ impl Shown {
         fields.find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 }
-
-const PAGE: &str = "https://console.example.com";
 
 #[test]
 fn who_finds_the_server_away_is_told_what_to_do() {

@@ -14,7 +14,7 @@ use std::{
 };
 
 use super::{
-    proxy::{FRONTEND, Kind, Proxy, next_id},
+    proxy::{FRONTEND, Kind, PAGE, Proxy, next_id},
     support::{DEADLINE, Server, eventually, programs::Running},
 };
 
@@ -82,6 +82,18 @@ fn a_long_poll_passes() {
     }
 }
 
+/// The server says who may read what, and no proxy says it again: twice is as good as never.
+#[test]
+fn pages_of_other_origins_are_allowed_once() {
+    let server = Server::with(&["--cors-origins", PAGE]);
+    for proxy in Proxy::start_each(&Kind::all(), server.address()) {
+        let head = proxy.curl("/runs", &["-i", "-H", &format!("Origin: {PAGE}")]);
+        let head = head.to_ascii_lowercase();
+        let count = head.matches("access-control-allow-origin:").count();
+        assert_eq!(count, 1, "{:?}: {head}", proxy.kind);
+    }
+}
+
 /// One host for a frontend and the server.
 #[test]
 fn a_frontend_stands_beside_the_server() {
@@ -111,19 +123,13 @@ fn lines_of_an_upload_pass_as_they_come() {
         let run = server.new_run();
         let stream = proxy.follow(&format!("/runs/{run}/events/stream"), &[]);
         next_id(&stream);
-        let upload = ["-X", "POST", "-H", "Content-Type: application/x-ndjson", "-T", "-"];
-        let mut upload = proxy.curl_command(&format!("/runs/{run}/events"), &upload);
-        let upload = upload.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut upload = upload.spawn().expect("curl is there");
-        let mut lines = upload.stdin.take().expect("it is piped");
+        let mut upload = proxy.upload(run);
         for _ in 0..3 {
-            lines.write_all(b"{\"type\":\"A\"}\n").expect("curl reads");
+            upload.line();
             next_id(&stream);
         }
-        drop(lines);
-        let output = upload.wait_with_output().expect("it is ours");
-        let answer = String::from_utf8_lossy(&output.stdout);
-        assert!(answer.contains("\"count\":3"), "{:?}: {answer}", proxy.kind);
+        let (kind, answer) = upload.end();
+        assert!(answer.contains("\"count\":3"), "{kind:?}: {answer}");
     }
 }
 
