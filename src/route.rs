@@ -34,6 +34,8 @@ pub enum Route {
     Health,
     /// `GET /health/ready`
     Ready,
+    /// `GET /openapi.json`
+    Openapi,
     /// `GET /admin/backup`
     Backup,
     /// `OPTIONS` of anything
@@ -82,7 +84,7 @@ pub fn route(head: &RequestHead) -> Result<Route, NoRoute> {
         ["runs" | "projects", _, "events", "stream"]
         | ["api", "sse", "session", _]
         | ["events", "stream"]
-        | ["projects" | "worker" | "health"]
+        | ["projects" | "worker" | "health" | "openapi.json"]
         | ["health", "sse" | "ready"]
         | ["admin", "backup"] => READ,
         _ => return Err(NoRoute::NotFound),
@@ -112,6 +114,7 @@ pub fn route(head: &RequestHead) -> Result<Route, NoRoute> {
         (_, ["health"]) if is_read => Route::Health,
         (_, ["health", "ready"]) if is_read => Route::Ready,
         (_, ["health", "sse"]) if is_read => Route::Probe,
+        (_, ["openapi.json"]) if is_read => Route::Openapi,
         (_, ["admin", "backup"]) if is_read => Route::Backup,
         _ => return Err(NoRoute::MethodNotAllowed(allow)),
     })
@@ -148,6 +151,7 @@ impl Route {
             Route::Worker => "/worker",
             Route::Health => "/health",
             Route::Ready => "/health/ready",
+            Route::Openapi => "/openapi.json",
             Route::Backup => "/admin/backup",
             Route::Options(_) => "*",
         }

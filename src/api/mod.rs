@@ -3,12 +3,14 @@
 //!
 //! - [`body`] and [`query`] read requests into checked values, or into a problem;
 //! - [`answer`] writes values as responses;
+//! - [`openapi`] is the contract for programs;
 //! - [`cors`] is what browsers of other origins need;
 //! - this file decides what can be decided from the head of a request alone.
 
 pub mod answer;
 pub mod body;
 pub mod cors;
+pub mod openapi;
 pub mod query;
 
 use self::query::Accepts;

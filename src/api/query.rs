@@ -188,27 +188,71 @@ pub fn names_once(headers: &Headers) -> bool {
 /// # Errors
 /// 400 when it is no list of entity tags.
 pub fn if_match(headers: &Headers) -> Result<IfMatch, Problem> {
-    let mut ids = Vec::new();
-    for tag in headers.list("if-match") {
-        if tag == "*" {
-            return Ok(IfMatch::Any);
-        }
-        let opaque = tag
-            .strip_prefix("W/")
-            .unwrap_or(tag)
-            .strip_prefix('"')
-            .and_then(|tag| tag.strip_suffix('"'))
-            .ok_or_else(|| Problem::new(400).detail("If-Match is no list of quoted entity tags"))?;
-        // A weak tag never matches (strong comparison), nor does one that was never given out.
-        ids.push(if tag.starts_with("W/") { None } else { digits(opaque).map(EventId) });
-    }
-    if ids.is_empty() {
-        if headers.contains("if-match") {
-            return Err(Problem::new(400).detail("If-Match is empty"));
-        }
+    let malformed = |what| Problem::new(400).detail(format!("If-Match is {what}"));
+    if !headers.contains("if-match") {
         return Ok(IfMatch::Any);
     }
-    Ok(IfMatch::LastEvent(ids.into_iter().flatten().collect()))
+    let tags = entity_tags(headers, "if-match")
+        .ok_or_else(|| malformed("no list of quoted entity tags"))?;
+    if tags.is_empty() {
+        return Err(malformed("empty"));
+    }
+    let mut ids = Vec::new();
+    for tag in tags {
+        match tag {
+            EntityTag::Any => return Ok(IfMatch::Any),
+            EntityTag::Strong(opaque) => ids.extend(digits(opaque).map(EventId)),
+            // It never matches (strong comparison).
+            EntityTag::Weak(_) => {}
+        }
+    }
+    Ok(IfMatch::LastEvent(ids.into()))
+}
+
+/// A member of `If-Match` or `If-None-Match` (RFC 9110 §8.8.3): what stands between its quotes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntityTag<'a> {
+    /// `*`
+    Any,
+    /// `"…"`
+    Strong(&'a str),
+    /// `W/"…"`
+    Weak(&'a str),
+}
+
+/// Reads a list of entity tags; `None` when it is none. A comma may stand in a tag, so that this is
+/// no list as others are.
+pub fn entity_tags<'a>(headers: &'a Headers, name: &str) -> Option<Vec<EntityTag<'a>>> {
+    if !headers.is_text(name) {
+        return None;
+    }
+    let mut tags = Vec::new();
+    for line in headers.get_all(name) {
+        let mut rest = line.trim_start_matches([' ', '\t', ',']);
+        while !rest.is_empty() {
+            let (tag, after) = entity_tag(rest)?;
+            tags.push(tag);
+            let after = after.trim_start_matches([' ', '\t']);
+            if !after.is_empty() && !after.starts_with(',') {
+                return None;
+            }
+            rest = after.trim_start_matches([' ', '\t', ',']);
+        }
+    }
+    Some(tags)
+}
+
+/// The tag at the beginning of a text, and what follows it.
+fn entity_tag(text: &str) -> Option<(EntityTag<'_>, &str)> {
+    if let Some(rest) = text.strip_prefix('*') {
+        return Some((EntityTag::Any, rest));
+    }
+    let (kind, quoted) = match text.strip_prefix("W/") {
+        Some(quoted) => (EntityTag::Weak as fn(_) -> _, quoted),
+        None => (EntityTag::Strong as fn(_) -> _, text),
+    };
+    let (opaque, rest) = quoted.strip_prefix('"')?.split_once('"')?;
+    Some((kind(opaque), rest))
 }
 
 /// How a client wants a representation: what `Accept` says of one media type (RFC 9110 §12.5.1).

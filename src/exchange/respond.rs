@@ -7,7 +7,7 @@ use super::{Answer, Asked, stream, transport::Armed};
 use crate::{
     api::{
         answer::{self, EventsPage, Uploaded},
-        body,
+        body, openapi,
         query::{self, PageQuery},
     },
     deadlines::Deadline,
@@ -47,6 +47,7 @@ pub(super) async fn respond(worker: &Rc<Worker>, asked: &Asked, body: &[u8]) -> 
         Route::Worker => Ok(status::worker(&worker.shared)),
         Route::Health => Ok(status::health()),
         Route::Ready => Ok(status::ready(&worker.shared)),
+        Route::Openapi => Ok(openapi::document(&head.headers)),
         Route::Options(allow) => Ok(worker.shared.cors.options(&head.headers, allow)),
     };
     answer.map_or_else(Answer::from, Answer::from)

@@ -141,7 +141,7 @@ impl Client {
 
     /// Reads the content that belongs to this head.
     pub fn content_of(&mut self, head: &Answer) -> io::Result<Vec<u8>> {
-        if head.status < 200 || head.status == 204 {
+        if head.status < 200 || matches!(head.status, 204 | 304) {
             assert_eq!(head.header("Content-Length"), None, "{head:?}");
             return Ok(Vec::new());
         }
