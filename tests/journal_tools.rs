@@ -377,7 +377,17 @@ fn only_the_address_for_administration_makes_backups() {
     let local = || support::Client::try_connect_local(Path::new(&socket)).unwrap();
     local().request("POST", "/admin/backup", &[], "").expect(405);
     local().request("GET", "/admin/other", &[], "").expect(404);
-    local().request("GET", "/health", &[], "").expect(200);
+    for target in ["/health", "/health/ready", "/worker"] {
+        local().request("GET", target, &[], "").expect(200);
+    }
+    // What the public address has, and nothing from a page of a browser.
+    for target in ["/runs", "/projects", "/events/stream", "/openapi.json", "/workers", "/"] {
+        local().request("GET", target, &[], "").expect(404);
+    }
+    local().request("POST", "/runs", &[], "{}").expect(404);
+    for target in ["/admin/backup", "/health", "/worker"] {
+        local().request("GET", target, &[("Origin", "http://localhost")], "").expect(403);
+    }
     let refuses = local().request("GET", "/admin/backup", &[("Accept", "text/html")], "");
     refuses.expect(406);
     let said = refused(
@@ -387,6 +397,41 @@ fn only_the_address_for_administration_makes_backups() {
     assert!(said.contains("admin_listen"), "{said}");
     assert!(!Path::new(&place.path("b")).exists());
     assert!(Server::try_with(&["--admin-listen", "0.0.0.0:0"]).is_err());
+}
+
+#[test]
+fn the_address_for_administration_is_not_reached_under_a_name_of_somebody_else() {
+    // A port that is free now; who takes it meanwhile makes another attempt.
+    let (server, admin) = support::eventually("an address for administration", || {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let server = Server::try_with(&["--admin-listen", &free.to_string()]).ok()?;
+        Some((server, free))
+    });
+    let ask = |host: &str, target: &str| {
+        let mut client = support::Client::connect(admin);
+        client.send(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+        client.answer()
+    };
+    let port = admin.port();
+    for host in ["localhost".to_owned(), format!("localhost:{port}"), admin.to_string()] {
+        ask(&host, "/worker").expect(200);
+    }
+    for host in ["page.example", "localhost.page.example:80", "10.0.0.1", ""] {
+        for target in ["/worker", "/health", "/admin/backup", "/admin/other"] {
+            ask(host, target).expect(403);
+        }
+        ask(host, "/runs").expect(404);
+    }
+    // HTTP/1.0 without a Host is no browser's.
+    let mut client = support::Client::connect(admin);
+    client.send("GET /worker HTTP/1.0\r\n\r\n");
+    client.answer().expect(200);
+    let backup = Place::new();
+    done(&["backup", "--server", &format!("http://{admin}"), "-o", &backup.path("b")]);
+    // The public one is under any name.
+    let mut client = server.client();
+    client.send("GET /runs HTTP/1.1\r\nHost: page.example\r\nOrigin: http://x\r\n\r\n");
+    client.answer().expect(200);
 }
 
 // ---- verify -------------------------------------------------------------------------------------
