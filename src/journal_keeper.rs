@@ -502,7 +502,6 @@ mod tests {
         let (sender, receiver) = mpsc::channel();
         let reply = Box::new(move |answer| drop(sender.send(answer)));
         writer.write(write, reply).unwrap();
-        writer.wake();
         receiver.recv().unwrap()
     }
 

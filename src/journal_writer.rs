@@ -211,12 +211,22 @@ impl OpenJournal {
 }
 
 impl JournalWriter {
-    /// Takes a write; `reply` hears its answer. The writer begins with it when it is at work, and
-    /// else once it is woken: see [`JournalWriter::wake`].
+    /// Takes a write; `reply` hears its answer.
     ///
     /// # Errors
     /// When it is closed.
     pub fn write(&self, write: Write, reply: Reply) -> Result<Place, Closed> {
+        let place = self.write_without_waking(write, reply)?;
+        self.wake();
+        Ok(place)
+    }
+
+    /// The same for one of many writes that come together: a writer that sleeps sleeps on, until
+    /// [`JournalWriter::wake`] is called after the last of them.
+    ///
+    /// # Errors
+    /// When it is closed.
+    pub fn write_without_waking(&self, write: Write, reply: Reply) -> Result<Place, Closed> {
         let waiting = Waiting::new(write, reply);
         let mut inbox = self.shared.inbox();
         if inbox.closed {
@@ -225,8 +235,8 @@ impl JournalWriter {
         Ok(inbox.queue.push(waiting))
     }
 
-    /// Wakes the writer if it sleeps and there is something to write. To be called once after all
-    /// the writes that came together, so that they become one commit.
+    /// Wakes the writer if it sleeps and there is something to write: all that came together
+    /// becomes one commit.
     pub fn wake(&self) {
         let mut inbox = self.shared.inbox();
         // Waking a thread is a system call, which a busy writer does not need.
@@ -611,7 +621,6 @@ mod tests {
         let (sender, receiver) = mpsc::channel();
         let reply: Reply = Box::new(move |answer| drop(sender.send(answer)));
         writer.write(write, reply).unwrap();
-        writer.wake();
         receiver
     }
 
@@ -677,6 +686,28 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_together_is_one_commit_once_the_writer_is_woken() {
+        let store = Arc::new(FaultyStore::default());
+        let writer = start(&store, Durability::Immediate);
+        write(&writer, create()).unwrap();
+        while !writer.shared.inbox().writer_sleeps {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let (sender, answers) = mpsc::channel();
+        for _ in 0..100 {
+            let sender = sender.clone();
+            let reply: Reply = Box::new(move |answer| drop(sender.send(answer)));
+            writer.write_without_waking(append(1), reply).unwrap();
+        }
+        assert_eq!(writer.status().queued_events, 100, "it sleeps");
+        writer.wake();
+        for _ in 0..100 {
+            wait(&answers).unwrap();
+        }
+        assert_eq!(store.appends.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
     fn a_full_disk_is_said_and_the_journal_goes_on() {
         let store = Arc::new(FaultyStore::default());
         let writer = start(&store, Durability::Immediate);
@@ -716,7 +747,6 @@ mod tests {
             let (sender, receiver) = mpsc::channel();
             let reply: Reply = Box::new(move |answer| drop(sender.send(answer)));
             let place = writer.write(append(MEBIBYTE), reply).unwrap();
-            writer.wake();
             match place {
                 Place::Queued => assert!(outside.is_empty(), "nobody overtakes"),
                 Place::Outside(number) => outside.push(number),

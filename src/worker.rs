@@ -217,7 +217,7 @@ impl Worker {
         let ticket = self.writes.borrow_mut().insert(promise.clone());
         let mailbox = Arc::clone(&self.mailbox);
         let reply = Box::new(move |result| mailbox.post(Letter::Written(ticket, result)));
-        let Ok(place) = self.shared.journal.write(write, reply) else {
+        let Ok(place) = self.shared.journal.write_without_waking(write, reply) else {
             self.writes.borrow_mut().remove(ticket);
             return Some(Err(WriteError::Closed));
         };

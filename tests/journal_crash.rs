@@ -30,7 +30,6 @@ fn append_until_killed(directory: &Path) {
         let answers = answers.clone();
         let reply = Box::new(move |answer| drop(answers.send(answer)));
         writer.write(write, reply).unwrap();
-        writer.wake();
     };
     if is_new {
         submit(Write::CreateRun { labels: Labels::default(), metadata: Json::null(), key: None });

@@ -99,7 +99,7 @@ fn answered(writer: &JournalWriter, writes: Vec<Write>) -> usize {
     for write in writes {
         let tell = tell.clone();
         let reply = Box::new(move |answer: WriteResult| tell.send(answer.is_ok()).unwrap());
-        writer.write(write, reply).unwrap();
+        writer.write_without_waking(write, reply).unwrap();
     }
     drop(tell);
     writer.wake();

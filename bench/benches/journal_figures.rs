@@ -172,7 +172,7 @@ fn submit(writer: &JournalWriter, writes: Vec<Write>) -> (Instant, mpsc::Receive
             assert!(answer.is_ok());
             sender.map(|sender| sender.send(()));
         });
-        writer.write(write, reply).unwrap();
+        writer.write_without_waking(write, reply).unwrap();
     }
     writer.wake();
     (since, answered)
