@@ -31,8 +31,8 @@ pub fn ready(shared: &Shared) -> Response {
     answer::problem(&problem)
 }
 
-/// Every worker, and the journal's writer.
-pub fn worker(shared: &Shared) -> Response {
+/// Every worker, and the journal's writer. `first` is the first event that is kept.
+pub fn worker(shared: &Shared, first: Option<EventId>) -> Response {
     let workers: Vec<Value> = shared
         .workers
         .iter()
@@ -74,7 +74,7 @@ pub fn worker(shared: &Shared) -> Response {
             "cold_bytes": kept.cold_bytes,
             "windows": kept.windows,
             "moved_through": kept.moved_through.0,
-            "first_id": kept.first_id.map(|id| id.0),
+            "first_id": first.map(|id| id.0),
             "last_id": last_id.0,
             "runs": counts.runs,
             "running": counts.running,
@@ -93,19 +93,15 @@ struct Kept {
     cold_bytes: u64,
     windows: usize,
     moved_through: EventId,
-    /// None when there is nothing.
-    first_id: Option<EventId>,
 }
 
 impl Kept {
     fn of(catalog: &Catalog) -> Kept {
-        let (windows, moved_through) = (catalog.windows(), catalog.moved_through());
-        let in_log = (catalog.last_id() > moved_through).then(|| moved_through.next());
+        let windows = catalog.windows();
         Kept {
             cold_bytes: windows.iter().map(|window| window.bytes).sum(),
             windows: windows.len(),
-            moved_through,
-            first_id: windows.first().map(|window| window.first_id).or(in_log),
+            moved_through: catalog.moved_through(),
         }
     }
 }

@@ -740,6 +740,58 @@ fn a_line_that_is_wrong_is_named_and_nothing_of_its_batch_is_imported() {
 }
 
 #[test]
+fn an_import_of_nothing_leaves_the_journal_as_it_was() {
+    let place = Place::new();
+    let mut server = Server::start();
+    server.new_run();
+    server.terminate();
+    let journal = journal_of(&server);
+    for (lines, code) in [("", 0), ("\n\n", 0), ("{}\n", 1)] {
+        let file = place.path("lines");
+        fs::write(&file, lines).unwrap();
+        let output = run(&["import", &file, "--journal", &journal]);
+        assert_eq!(output.status.code(), Some(code), "{lines:?}");
+        let next_id = &done_json(&["stats", "--journal", &journal])["next_id"];
+        assert_eq!(*next_id, 2, "after {lines:?}");
+    }
+}
+
+#[test]
+fn compacting_packs_the_log_and_keeps_of_a_run_what_it_may_keep() {
+    let place = Place::new();
+    let mut server = Server::start();
+    let (long, short) = (server.new_run(), server.new_run());
+    let lines = "{\"type\":\"A\",\"payload\":\"x\"}\n".repeat(500);
+    let ndjson = [("Content-Type", "application/x-ndjson")];
+    server.request("POST", &format!("/runs/{long}/events"), &ndjson, &lines).expect(201);
+    server.append(short, "B", "1");
+    server.terminate();
+    let journal = journal_of(&server);
+    assert!(!has_windows(&journal, 1), "all of it is in the log");
+    let before = export(&journal, &[]);
+
+    let said = done_json(&["compact", "--journal", &journal]);
+    assert_eq!(said["windows_made"], 1, "{said}");
+    assert!(has_windows(&journal, 1));
+    let stats = done_json(&["stats", "--journal", &journal]);
+    assert_eq!(stats["log"]["events"], 0, "{stats}");
+    is_whole(&journal);
+    assert_eq!(export(&journal, &[]), before);
+
+    // What was packed before is cut too.
+    let config = place.path("settings.toml");
+    fs::write(&config, "max_events_per_run = 3\n").unwrap();
+    done(&["compact", "--journal", &journal, "--config", &config]);
+    is_whole(&journal);
+    let kept: Vec<_> = export(&journal, &["--run", &long.to_string()]);
+    assert_eq!(kept.len(), 3);
+    assert_eq!(kept[..], before[before.len() - 4..before.len() - 1]);
+    assert_eq!(export(&journal, &["--run", &short.to_string()]).len(), 2);
+    let server = Server::on(&journal, &[]);
+    assert_eq!(server.json(&format!("/runs/{long}"))["event_count"], 501);
+}
+
+#[test]
 fn compacting_gives_back_the_room_of_deleted_runs() {
     let mut server = Server::with(&["--max-bytes", "20MB"]);
     let keep = server.new_run();

@@ -15,7 +15,7 @@ use crate::{
     journal::{
         Write, WriteResult, Written,
         catalog::{self, Catalog, RunFilter},
-        history::{HistoryRequest, read_forward},
+        history::{self, HistoryRequest, read_forward},
         store::{Store, StoreError},
     },
     limits::{EVENT_OVERHEAD_BYTES, PAGE_BYTES_MAX, WRITE_ROOM_SECONDS_MAX},
@@ -44,7 +44,7 @@ pub(super) async fn respond(worker: &Rc<Worker>, asked: &Asked, body: &[u8]) -> 
         }
         Route::Probe => return stream::probe(head),
         Route::Backup => return Answer::Backup,
-        Route::Worker => Ok(status::worker(&worker.shared)),
+        Route::Worker => Ok(status::worker(&worker.shared, first_kept(worker).await)),
         Route::Health => Ok(status::health()),
         Route::Ready => Ok(status::ready(&worker.shared)),
         Route::Openapi => Ok(openapi::document(&head.headers)),
@@ -164,6 +164,21 @@ async fn list_runs(worker: &Rc<Worker>, head: &RequestHead) -> Result<Response, 
         answer::runs(&page.runs, page.has_more)
     })
     .await
+}
+
+/// The first event that is kept. While reads wait nobody looks, since an operator is not to wait
+/// behind them: then it is what is known, an id below which there is none.
+async fn first_kept(worker: &Worker) -> Option<EventId> {
+    if worker.shared.readers.depth() == 0
+        && let Ok(Ok(first)) = read(worker, history::first_kept).await
+    {
+        return first;
+    }
+    read_catalog(&worker.shared, |catalog| {
+        let window = catalog.windows().first().map(|window| window.first_id);
+        let in_log = catalog.moved_through().next();
+        window.or((in_log <= catalog.last_id()).then_some(in_log))
+    })
 }
 
 /// A page of events; with `wait` a long poll.

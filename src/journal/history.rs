@@ -20,7 +20,7 @@ use super::cold_history::{BatchSize, ColdReader};
 use super::postings::Postings;
 use super::store::{Store, StoreError};
 use crate::event::{EventId, EventRef, RunId, Scope, Selection};
-use crate::limits::{EVENT_OVERHEAD_BYTES, READ_WINDOWS_MAX};
+use crate::limits::{EVENT_OVERHEAD_BYTES, READ_WINDOWS_MAX, REPLAY_CHUNK_VALUES_MAX};
 
 /// What to read, and how much of it.
 #[derive(Clone, Debug)]
@@ -161,6 +161,31 @@ fn windows_after(windows: &[Window], after: EventId, upto: EventId) -> Vec<Windo
     let first = windows.partition_point(|window| window.last_id <= after);
     let those = windows[first..].iter().take_while(|window| window.first_id <= upto);
     those.take(READ_WINDOWS_MAX + 1).copied().collect()
+}
+
+/// The first event that is kept, or `None` when there is none: the first windows may have nothing
+/// but events of deleted runs. When there is much of that, an id below which there is none.
+///
+/// # Errors
+/// As [`read_forward`].
+pub fn first_kept(
+    store: &dyn Store,
+    catalog: &RwLock<Catalog>,
+) -> Result<Option<EventId>, StoreError> {
+    let request = HistoryRequest {
+        selection: Selection { scope: Scope::All, types: None },
+        after: EventId(0),
+        upto: EventId(u64::MAX),
+        events_max: 1,
+        bytes_max: usize::MAX,
+        values_max: REPLAY_CHUNK_VALUES_MAX,
+    };
+    let mut first = None;
+    let read = read_forward(store, catalog, &request, &mut |event| {
+        first.get_or_insert(event.id);
+        0
+    })?;
+    Ok(first.or_else(|| (!read.complete).then(|| read.scanned_to.next())))
 }
 
 /// The cursor from which [`read_forward`] gives about the last `bytes_max` bytes of what the

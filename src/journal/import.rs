@@ -36,7 +36,7 @@ pub struct Importer<'a> {
     batch: Vec<Event>,
     batch_bytes: usize,
     next_run: RunId,
-    next_id: EventId,
+    has_begun: bool,
 }
 
 /// A run that is being imported.
@@ -66,18 +66,16 @@ struct Line<'a> {
 }
 
 impl Importer<'_> {
-    /// Into the journal in this store; ids go on 2^32 higher.
+    /// Into the journal in this store; ids go on 2^32 higher, once there is an event.
     ///
     /// # Errors
     /// When the storage fails, or the journal is not as it was written.
     pub fn new(store: &dyn Store, keys_max: usize) -> Result<Importer<'_>, StoreError> {
-        let last_id = Committer::open(store, keys_max)?.catalog.last_id();
-        go_on_higher(store, last_id)?;
         let Opened { catalog, log_bytes, .. } = Committer::open(store, keys_max)?;
         Ok(Importer {
             store,
             next_run: catalog.next_run(),
-            next_id: catalog.next_id(),
+            has_begun: false,
             catalog: RwLock::new(catalog),
             keys_max,
             log_bytes,
@@ -160,14 +158,14 @@ impl Importer<'_> {
         run.time = time;
         self.batch_bytes += payload.as_str().len() + EVENT_OVERHEAD_BYTES;
         self.batch.push(Event {
-            id: self.next_id,
+            // It is known when the batch is written.
+            id: EventId(0),
             run_id: run.run,
             seq: run.events,
             event_type,
             payload,
             created_at: time,
         });
-        self.next_id = self.next_id.next();
     }
 
     /// Bytes that the batch takes.
@@ -180,14 +178,21 @@ impl Importer<'_> {
     /// # Errors
     /// When the storage fails.
     pub fn flush(&mut self) -> Result<u64, StoreError> {
-        let Some(first) = self.batch.first() else { return Ok(0) };
-        let mut encoder = Encoder::new(first.id);
+        if self.batch.is_empty() {
+            return Ok(0);
+        }
+        self.begin_higher()?;
+        let first_id = read(&self.catalog).next_id();
+        for (event, id) in self.batch.iter_mut().zip(first_id.0..) {
+            event.id = EventId(id);
+        }
+        let mut encoder = Encoder::new(first_id);
         self.batch.iter().for_each(|event| encoder.event(&event.borrowed(), None));
         let values = encoder.finish();
         self.store.append(&values, true)?;
         self.log_bytes += values.iter().map(|(_, value)| value.len() as u64).sum::<u64>();
         let mut keys = values.iter().map(|(key, _)| *key).peekable();
-        let mut value = first.id;
+        let mut value = first_id;
         let catalog = self.catalog.get_mut().expect("no one panics while holding the catalog");
         for event in &self.batch {
             while let Some(key) = keys.next_if(|key| *key <= event.id) {
@@ -201,6 +206,16 @@ impl Importer<'_> {
         self.batch.clear();
         self.make_windows()?;
         Ok(count)
+    }
+
+    /// Before the first event that is imported ids go on higher.
+    fn begin_higher(&mut self) -> Result<(), StoreError> {
+        if !std::mem::replace(&mut self.has_begun, true) {
+            go_on_higher(self.store, read(&self.catalog).last_id())?;
+            let opened = Committer::open(self.store, self.keys_max)?;
+            self.catalog = RwLock::new(opened.catalog);
+        }
+        Ok(())
     }
 
     /// The log becomes windows as it does under a server.

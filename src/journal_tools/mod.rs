@@ -77,10 +77,13 @@ pub fn run(journal: &Journal) -> ToolResult {
     }
 }
 
-/// Where the journal is, and how much it remembers: as for `serve`.
+/// Where the journal is, and how much it remembers and keeps: as for `serve`.
 struct Place {
     directory: PathBuf,
     keys_max: usize,
+    window_bytes: u64,
+    /// `None` keeps all.
+    run_events_max: Option<u64>,
 }
 
 fn place(journal: Option<&String>, config: Option<&PathBuf>) -> Result<Place, ToolError> {
@@ -90,7 +93,9 @@ fn place(journal: Option<&String>, config: Option<&PathBuf>) -> Result<Place, To
         .map_err(|error| ToolError::Usage(error.to_string()))?
         .into_settings();
     let keys_max = settings.idempotency_keys_max as usize;
-    Ok(Place { directory: settings.journal, keys_max })
+    let window_bytes = settings.window_bytes.0;
+    let run_events_max = settings.max_events_per_run.map(|max| max.get().into());
+    Ok(Place { directory: settings.journal, keys_max, window_bytes, run_events_max })
 }
 
 /// A journal that is only looked at, and what is known of it.

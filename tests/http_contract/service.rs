@@ -51,6 +51,22 @@ fn the_worker_tells_of_each_event_loop_and_of_the_journal() {
 }
 
 #[test]
+fn the_first_id_is_that_of_the_oldest_event_that_is_left() {
+    let mut server = Server::start();
+    let first_id = |server: &Server| server.json("/worker")["journal"]["first_id"].clone();
+    assert_eq!(first_id(&server), json!(null));
+    let (gone, kept) = (server.new_run(), server.new_run());
+    assert_eq!(first_id(&server), 1);
+    server.append(gone, "A", "1");
+    server.delete(&format!("/runs/{gone}")).expect(204);
+    assert_eq!(first_id(&server), 2);
+    server.restart();
+    assert_eq!(first_id(&server), 2);
+    server.delete(&format!("/runs/{kept}")).expect(204);
+    assert_eq!(first_id(&server), json!(null));
+}
+
+#[test]
 fn connections_are_counted() {
     let server = Server::start();
     let connections = || -> u64 {
