@@ -1,7 +1,8 @@
 //! The documents say what the code says: routes, frames, errors, statuses, limits, commands, links.
 //!
 //! Each test reads names out of a document and finds them in the code, and the other way round, so
-//! that neither can change alone. The table of settings has its test in `src/config/mod.rs`.
+//! that neither can change alone. `UPDATE=1 cargo test --test documentation` writes what is made of
+//! the code alone: the table of settings.
 //!
 //! The names of frames and of problems are literals in the code, and are read from its text;
 //! everything else is asked of the code itself.
@@ -383,6 +384,60 @@ fn quantity(value: &str, name: &str) -> u64 {
     let has_unit = ["BYTES", "SECONDS", "_MS"].into_iter().any(is_counted);
     assert_eq!(has_unit, !unit.is_empty(), "{name} needs its unit");
     number * factor
+}
+
+// ---- settings -----------------------------------------------------------------------------------
+
+/// The table that is made of the code.
+fn table_of_settings() -> String {
+    let mut table = "| setting | default | may be | what it is | flag | environment |\n\
+                     | --- | --- | --- | --- | --- | --- |\n"
+        .to_owned();
+    for setting in SETTINGS {
+        let default = match setting.default {
+            "" => String::new(),
+            default => format!("`{default}`"),
+        };
+        let cells = [
+            format!("`{}`", setting.name),
+            default,
+            setting.values(),
+            setting.meaning.trim().to_owned(),
+            format!("`{}`", setting.flag()),
+            format!("`{}`", setting.variable()),
+        ];
+        table.push_str(&format!("| {} |\n", cells.join(" | ").replace("|  |", "| |")));
+    }
+    table
+}
+
+#[test]
+fn the_table_of_settings_is_that_of_the_code() {
+    const PAGE: &str = "docs/configuration.md";
+    let [begin, end] = ["<!-- settings -->\n", "<!-- end of settings -->\n"];
+    let page = read(PAGE);
+    let (before, rest) = page.split_once(begin).expect("the table begins somewhere");
+    let (table, after) = rest.split_once(end).expect("it ends");
+    let made = table_of_settings();
+    if std::env::var_os("UPDATE").is_some_and(|value| !value.is_empty()) {
+        fs::write(root().join(PAGE), [before, begin, &made, end, after].concat()).unwrap();
+    } else {
+        assert_eq!(table, made, "see UPDATE at the head of this file");
+    }
+}
+
+#[test]
+fn it_is_said_of_every_setting_when_to_change_it() {
+    let page = read("docs/configuration.md");
+    let advice = rows(&page, "## When to change them");
+    let advised: Vec<&str> = advice.iter().map(|row| unquoted(&row[0])).collect();
+    let settings: Vec<&str> = SETTINGS.iter().map(|setting| setting.name).collect();
+    assert_eq!(
+        advised.iter().copied().collect::<BTreeSet<_>>(),
+        settings.iter().copied().collect()
+    );
+    assert_eq!(advised.len(), settings.len(), "one stands there twice");
+    assert!(advice.iter().all(|row| row[1].len() > 20), "{advice:?}");
 }
 
 #[test]

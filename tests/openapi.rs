@@ -422,5 +422,5 @@ fn schemathesis_finds_nothing() {
     assert!(output.status.success(), "{said}\n{wrong}\nthe server says\n{}", server.log());
     eprintln!("{said}\nin {:?}", started.elapsed());
     let worker = server.json("/worker");
-    assert!(worker["journal"]["appended_events"].as_u64() > Some(50), "{worker}");
+    assert!(worker["journal"]["appended_events"].as_u64() > Some(10), "{worker}");
 }

@@ -118,16 +118,18 @@ pub fn stream_query(query: &Query, headers: &Headers) -> Result<StreamQuery, Pro
     }
     let header = headers.get("last-event-id").map(|text| ("Last-Event-ID", text));
     let of_query = |name| value(query, name).map(|text| (name, text));
-    let cursor = header
-        .filter(|(_, text)| !text.is_empty())
-        .or_else(|| of_query("last_event_id"))
-        .or_else(|| of_query("lastEventId"))
-        .or_else(|| of_query("after_id"));
-    let start = match cursor {
-        None => Start::After(EventId(0)),
-        Some((_, "now")) => Start::Now,
-        Some((name, text)) => Start::After(EventId(digits(text).ok_or_else(|| no_id(name))?)),
-    };
+    let header = header.filter(|(_, text)| !text.is_empty());
+    let cursors = ["last_event_id", "lastEventId", "after_id"].map(of_query);
+    // The first counts; one that makes no sense is a mistake in any place.
+    let mut start = None;
+    for (name, text) in header.into_iter().chain(cursors.into_iter().flatten()) {
+        let read = match text {
+            "now" => Start::Now,
+            text => Start::After(EventId(digits(text).ok_or_else(|| no_id(name))?)),
+        };
+        start.get_or_insert(read);
+    }
+    let start = start.unwrap_or(Start::After(EventId(0)));
     Ok(StreamQuery {
         start,
         types: types(query)?,

@@ -27,9 +27,3 @@ def before_call(ctx, case, kwargs):
     is_stream = case.path.endswith("/stream") or case.path.startswith("/api/sse/")
     if is_stream and query.get("heartbeat", "") in ("", "comment"):
         query["heartbeat"] = "event"
-    # Of several cursors the first counts, and the others are not looked at.
-    if is_stream:
-        cursors = [name for name in ("last_event_id", "lastEventId", "after_id") if query.get(name)]
-        wins = 0 if (case.headers or {}).get("Last-Event-ID") else 1
-        for name in cursors[wins:]:
-            del query[name]

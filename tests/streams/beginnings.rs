@@ -59,6 +59,9 @@ fn a_cursor_that_is_no_id_is_400() {
             let escaped = bad.replace(' ', "%20");
             for name in ["last_event_id", "lastEventId", "after_id"] {
                 server.get(&format!("{path}?{name}={escaped}")).expect(400);
+                // Also where another counts.
+                let target = format!("{path}?{name}={escaped}");
+                server.request("GET", &target, &[("Last-Event-ID", "1")], "").expect(400);
             }
         }
         for bad in ["x", "-1", "+1", "1.5", "18446744073709551616", "1 2"] {
