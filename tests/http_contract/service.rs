@@ -94,6 +94,7 @@ fn health_and_readiness() {
         let answer = server.get(target).expect(200);
         assert_eq!(answer.header("Content-Type"), Some("application/json"));
         assert!(answer.json()["status"].is_string());
+        server.request("GET", target, &[("Accept", "text/html")], "").expect(200);
     }
 }
 
