@@ -406,7 +406,7 @@ fn table_of_settings() -> String {
             format!("`{}`", setting.flag()),
             format!("`{}`", setting.variable()),
         ];
-        table.push_str(&format!("| {} |\n", cells.join(" | ").replace("|  |", "| |")));
+        table.extend(["| ", &cells.join(" | ").replace("|  |", "| |"), " |\n"]);
     }
     table
 }

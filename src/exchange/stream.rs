@@ -135,7 +135,7 @@ pub(super) async fn park(transport: Transport, origin: Origin, head: &RequestHea
             worker.park(socket, |hub, peer| hub.subscribe_probe(peer, origin.is_local()));
         }
         Parked::Events(scope, query) => {
-            subscribe(&worker, socket, origin.is_local(), scope, &query)
+            subscribe(&worker, socket, origin.is_local(), scope, &query);
         }
     }
 }
