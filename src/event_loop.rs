@@ -123,7 +123,8 @@ fn welcome(worker: &Rc<Worker>, socket: OwnedFd, client: ClientAddress, is_admin
     let Ok(socket) = Pollable::new(socket) else { return };
     worker.stats.connections.fetch_add(1, Relaxed);
     let is_surplus = worker.shared.connections() > worker.shared.connections_max;
-    spawn(exchange::serve(Rc::clone(worker), socket, Origin { client, is_admin, is_surplus }));
+    let origin = Origin { id: worker.next_connection(), client, is_admin, is_surplus };
+    spawn(exchange::serve(Rc::clone(worker), socket, origin));
 }
 
 /// Whether the system has run out of something that comes back.

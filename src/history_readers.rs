@@ -72,6 +72,22 @@ impl HistoryReaders {
         Ok(())
     }
 
+    /// Has a read done before all that wait: it is for whoever looks after the server, and asks when
+    /// many wait too.
+    ///
+    /// # Errors
+    /// Gives it back when the readers are closed.
+    pub fn submit_first(&self, job: HistoryJob) -> Result<(), HistoryJob> {
+        let mut state = self.queue.state();
+        if state.closed {
+            return Err(job);
+        }
+        state.jobs.push_front(job);
+        drop(state);
+        self.queue.arrived.notify_one();
+        Ok(())
+    }
+
     /// Reads that are waiting.
     pub fn depth(&self) -> usize {
         self.queue.state().jobs.len()

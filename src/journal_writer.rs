@@ -34,6 +34,7 @@ use self::queue::{Queue, Waiting};
 use crate::clock::Clock;
 use crate::config::Durability;
 use crate::event::Timestamp;
+use crate::histogram::{COMMIT, Histogram, LATENCY};
 use crate::journal::catalog::{self, Catalog};
 use crate::journal::commit::{Committer, Opened};
 use crate::journal::redb::RedbStore;
@@ -301,6 +302,16 @@ impl JournalWriter {
         }
     }
 
+    /// How long commits took, in microseconds, from staging to the end of the sync.
+    pub fn commit_durations(&self) -> &Histogram {
+        &self.shared.figures.commit_durations
+    }
+
+    /// How many events they had.
+    pub fn commit_events(&self) -> &Histogram {
+        &self.shared.figures.commit_events
+    }
+
     /// Takes no more writes, does those that wait, syncs, and ends the thread.
     pub fn close(&self) {
         self.shared.inbox().closed = true;
@@ -341,12 +352,26 @@ struct Inbox {
     writer_sleeps: bool,
 }
 
-#[derive(Default)]
 struct Figures {
     last_commit_at: AtomicU64,
     last_commit_events: AtomicU64,
     last_commit_nanos: AtomicU64,
     appended_events: AtomicU64,
+    commit_durations: Histogram,
+    commit_events: Histogram,
+}
+
+impl Default for Figures {
+    fn default() -> Figures {
+        Figures {
+            last_commit_at: AtomicU64::default(),
+            last_commit_events: AtomicU64::default(),
+            last_commit_nanos: AtomicU64::default(),
+            appended_events: AtomicU64::default(),
+            commit_durations: Histogram::new(&LATENCY),
+            commit_events: Histogram::new(&COMMIT),
+        }
+    }
 }
 
 impl Shared {
@@ -527,6 +552,8 @@ impl Figures {
         self.last_commit_events.store(events, Ordering::Relaxed);
         self.last_commit_nanos.store(nanos, Ordering::Relaxed);
         self.appended_events.fetch_add(events, Ordering::Relaxed);
+        self.commit_durations.observe(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), 1);
+        self.commit_events.observe(events, 1);
     }
 }
 

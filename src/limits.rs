@@ -180,6 +180,10 @@ pub const REPLAY_CHUNKS_MAX: usize = 128;
 /// says where it is (`stream.cursor`).
 pub const CURSOR_LAG_IDS: u64 = 1_000;
 
+/// Commits that a view remembers the time of while it delivers their events, at most: a round over
+/// all subscribers takes some tens of commits where many come at once.
+pub const STAMPS_MAX: usize = 64;
+
 /// Sends submitted to the kernel at one time while requests come in: 128 × 6 µs hold up one of them
 /// for 0.8 ms.
 pub const SEND_SLICE_MIN: usize = 128;
@@ -221,6 +225,16 @@ pub const GIVE_BACK_CONNECTIONS_MIN: u32 = 64;
 /// How long none may have come to rest or gone before that, in milliseconds, so that it is done
 /// once after a storm and not in the middle of it.
 pub const GIVE_BACK_WAIT_MS: u64 = 500;
+
+/// Bytes of the log that wait to be written, at most: some six thousand lines. What comes when nobody
+/// reads standard error is left out and counted.
+pub const LOG_QUEUE_BYTES_MAX: usize = 1024 * 1024;
+/// How long the end of the program waits for the log, in milliseconds.
+pub const LOG_FLUSH_MS_MAX: u64 = 1_000;
+/// Lines of a kind that clients can cause which each worker logs at once, at most …
+pub const LOG_LINES_BURST: u64 = 1_000;
+/// … and in each second after that: at 150 bytes a line some 250 MB a day.
+pub const LOG_LINES_PER_SECOND: u64 = 20;
 
 /// One tick of the timer wheel, in milliseconds.
 pub const TICK_MS: u64 = 10;

@@ -3,12 +3,12 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use log::LevelFilter;
 use tidewheel::cli::{self, Command, EXIT_FAILED, EXIT_USAGE};
 use tidewheel::client::{self, ClientError};
 use tidewheel::config::{self, SERVER_VARIABLE, Serve};
 use tidewheel::journal::damage;
 use tidewheel::journal_tools::{self, ToolError};
+use tidewheel::logging;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -49,16 +49,13 @@ fn serve(flags: &Serve) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let settings = resolved.into_settings();
-    start_log(settings.log);
-    tidewheel::server::run(settings)
-}
-
-/// Logs on standard error: what the server says at `level`, and the warnings of its libraries.
-fn start_log(level: LevelFilter) {
-    env_logger::Builder::new()
-        .filter_level(level.min(LevelFilter::Warn))
-        .filter_module("tidewheel", level)
-        .init();
+    if let Err(error) = logging::start(settings.log, settings.log_format) {
+        eprintln!("tidewheel: the log cannot be started: {error}");
+        return ExitCode::FAILURE;
+    }
+    let code = tidewheel::server::run(settings);
+    log::logger().flush();
+    code
 }
 
 /// Writes to standard output. Whoever reads it may have seen enough, which is no error.

@@ -28,6 +28,7 @@ pub fn read(store: &dyn Store, catalog: &RwLock<Catalog>, job: &HistoryJob) -> H
         }
     };
     let mut bytes = Vec::new();
+    let mut events = 0;
     let read = after.and_then(|after| {
         let request = HistoryRequest {
             selection: selection.clone(),
@@ -39,6 +40,7 @@ pub fn read(store: &dyn Store, catalog: &RwLock<Catalog>, job: &HistoryJob) -> H
         };
         read_forward(store, catalog, &request, &mut |event| {
             let before = bytes.len();
+            events += 1;
             sse::event(&mut bytes, event, job.spec.format);
             bytes.len() - before
         })
@@ -50,6 +52,7 @@ pub fn read(store: &dyn Store, catalog: &RwLock<Catalog>, job: &HistoryJob) -> H
         Ok((covered_after, read)) => History {
             reader: job.reader,
             bytes,
+            events,
             covered_after,
             scanned_to: read.scanned_to,
             truncated: read.truncated.is_some(),

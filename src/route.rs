@@ -36,6 +36,8 @@ pub enum Route {
     Ready,
     /// `GET /openapi.json`
     Openapi,
+    /// `GET /metrics`
+    Metrics,
     /// `GET /admin/backup`
     Backup,
     /// `OPTIONS` of anything
@@ -67,6 +69,36 @@ pub enum NoRoute {
     MethodNotAllowed(Allow),
 }
 
+/// What [`Route::template`] gives, for all routes, and [`NO_ROUTE`].
+pub const TEMPLATES: [&str; 16] = [
+    "/runs",
+    "/runs/{id}",
+    "/runs/{id}/events",
+    "/runs/{id}/events/stream",
+    "/projects/{project}/events/stream",
+    "/api/sse/session/{session}",
+    "/events/stream",
+    "/projects",
+    "/worker",
+    "/health",
+    "/health/ready",
+    "/health/sse",
+    "/metrics",
+    "/admin/backup",
+    "*",
+    NO_ROUTE,
+];
+
+/// The place of a template in [`TEMPLATES`]; of any other text that of [`NO_ROUTE`].
+pub fn template_number(template: &str) -> usize {
+    let place = |wanted: &str| TEMPLATES.iter().position(|template| *template == wanted);
+    place(template).or_else(|| place(NO_ROUTE)).unwrap_or_default()
+}
+
+/// Stands for the template of a request that has no route, so that whatever clients think of is one
+/// label.
+pub const NO_ROUTE: &str = "none";
+
 const READ: Allow = "GET, HEAD, OPTIONS";
 const RUNS: Allow = "GET, HEAD, OPTIONS, POST";
 const RUN: Allow = "DELETE, GET, HEAD, OPTIONS, PATCH";
@@ -84,7 +116,7 @@ pub fn route(head: &RequestHead) -> Result<Route, NoRoute> {
         ["runs" | "projects", _, "events", "stream"]
         | ["api", "sse", "session", _]
         | ["events", "stream"]
-        | ["projects" | "worker" | "health" | "openapi.json"]
+        | ["projects" | "worker" | "health" | "metrics" | "openapi.json"]
         | ["health", "sse" | "ready"]
         | ["admin", "backup"] => READ,
         _ => return Err(NoRoute::NotFound),
@@ -113,6 +145,7 @@ pub fn route(head: &RequestHead) -> Result<Route, NoRoute> {
         (_, ["worker"]) if is_read => Route::Worker,
         (_, ["health"]) if is_read => Route::Health,
         (_, ["health", "ready"]) if is_read => Route::Ready,
+        (_, ["metrics"]) if is_read => Route::Metrics,
         (_, ["health", "sse"]) if is_read => Route::Probe,
         (_, ["openapi.json"]) if is_read => Route::Openapi,
         (_, ["admin", "backup"]) if is_read => Route::Backup,
@@ -152,6 +185,7 @@ impl Route {
             Route::Health => "/health",
             Route::Ready => "/health/ready",
             Route::Openapi => "/openapi.json",
+            Route::Metrics => "/metrics",
             Route::Backup => "/admin/backup",
             Route::Options(_) => "*",
         }

@@ -170,7 +170,7 @@ struct WorkerListener(Arc<Mailbox<Letter>>);
 
 impl Listener for WorkerListener {
     fn tell(&self, batch: &Arc<CommittedBatch>) {
-        self.0.leave(Letter::Committed(Arc::clone(batch)));
+        self.0.leave(Letter::Committed(Arc::clone(batch), Instant::now()));
     }
 
     fn wake(&self) {

@@ -8,7 +8,8 @@
 //!
 //! A position is an absolute byte offset, so that it stays good while segments come and go on both
 //! sides: new events at the end, the oldest segment dropped at the start, and once, when history
-//! is read in, a segment put before the start.
+//! is read in, a segment put before the start. An ordinal counts the events that lie wholly before
+//! a position, so that what was sent between two positions is known without a look at it.
 //!
 //! Invariants: every event that the view selects with an id greater than `covered_after` is here,
 //! in order, until the point that the hub has reached; a segment begins and ends at the boundary
@@ -44,6 +45,9 @@ impl Default for TailShape {
 /// Where a new tail begins: far enough from zero that history can be put before it.
 const ORIGIN: u64 = 1 << 48;
 
+/// The ordinal there. Ordinals wrap around, and their differences are what counts.
+const ORIGIN_ORDINAL: u32 = 1 << 31;
+
 /// See the module.
 #[derive(Debug)]
 pub struct Tail {
@@ -51,28 +55,40 @@ pub struct Tail {
     segments: VecDeque<Segment>,
     start: u64,
     end: u64,
+    end_ordinal: u32,
     covered_after: EventId,
     last_id: EventId,
 }
 
 #[derive(Debug)]
 struct Segment {
-    /// Offset of its first byte.
+    /// Offset of its first byte, and how many events lie before it.
     base: u64,
+    base_ordinal: u32,
     bytes: Vec<u8>,
     /// The event before its first one.
     after: EventId,
     /// The last event in it.
     last_id: EventId,
-    /// Sparse index: where a frame begins, and the id of the event before it. The first frame is
-    /// not in it.
+    /// Sparse index: where a frame begins, its ordinal, and the id of the event before it. The first
+    /// frame is not in it.
     marks: Vec<Mark>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Mark {
     at: u32,
+    ordinal: u32,
     after: EventId,
+}
+
+/// Where an event begins, or will.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beginning {
+    /// Its offset.
+    pub offset: u64,
+    /// How many events lie before it, from some origin, wrapping around.
+    pub ordinal: u32,
 }
 
 /// A place in the byte stream of a view, in terms that outlive the tail.
@@ -82,11 +98,14 @@ pub struct Place {
     pub cursor: EventId,
     /// How many bytes of the event with the next id lie before it.
     pub partial: u32,
+    /// How many events lie wholly before it, from some origin, wrapping around.
+    pub ordinal: u32,
 }
 
 impl Segment {
-    fn new(base: u64, after: EventId) -> Segment {
-        Segment { base, bytes: Vec::new(), after, last_id: after, marks: Vec::new() }
+    fn new(base: u64, base_ordinal: u32, after: EventId) -> Segment {
+        let (bytes, marks) = (Vec::new(), Vec::new());
+        Segment { base, base_ordinal, bytes, after, last_id: after, marks }
     }
 
     fn end(&self) -> u64 {
@@ -105,24 +124,25 @@ impl Segment {
     }
 
     /// Notes that an event begins here, after `last_id`.
-    fn mark(&mut self, at: usize, shape: TailShape) {
+    fn mark(&mut self, at: usize, ordinal: u32, shape: TailShape) {
         let distance = at as u32 - self.marks.last().map_or(0, |mark| mark.at);
         if distance >= shape.mark_bytes {
-            self.marks.push(Mark { at: at as u32, after: self.last_id });
+            self.marks.push(Mark { at: at as u32, ordinal, after: self.last_id });
         }
     }
 
     /// The frames from the last mark of which `is_before` holds.
     fn frames_from(&self, is_before: impl Fn(&Mark) -> bool) -> impl Iterator<Item = Placed> {
         let index = self.marks.partition_point(is_before);
-        let first = Mark { at: 0, after: self.after };
-        let Mark { at, after } = index.checked_sub(1).map_or(first, |index| self.marks[index]);
-        let at = at as usize;
-        let mut before = after;
+        let first = Mark { at: 0, ordinal: self.base_ordinal, after: self.after };
+        let mark = index.checked_sub(1).map_or(first, |index| self.marks[index]);
+        let (at, mut before, mut ordinal) = (mark.at as usize, mark.after, mark.ordinal);
         Frames::new(&self.bytes[at..]).map(move |frame| {
             let id = frame.id.unwrap_or(before);
-            let placed = Placed { before, id, start: at + frame.start, end: at + frame.end };
+            let (start, end) = (at + frame.start, at + frame.end);
+            let placed = Placed { before, id, ordinal, start, end };
             before = id;
+            ordinal = ordinal.wrapping_add(1);
             placed
         })
     }
@@ -132,16 +152,18 @@ impl Segment {
             .frames_from(|mark| mark.at as usize <= at)
             .find(|frame| at < frame.end)
             .expect("an offset before the end of a segment lies in one of its frames");
+        let ordinal = frame.ordinal;
         if at == frame.start {
-            return Place { cursor: frame.before, partial: 0 };
+            return Place { cursor: frame.before, partial: 0, ordinal };
         }
-        Place { cursor: EventId(frame.id.0 - 1), partial: (at - frame.start) as u32 }
+        Place { cursor: EventId(frame.id.0 - 1), partial: (at - frame.start) as u32, ordinal }
     }
 
-    /// Where the first event after `cursor` begins.
-    fn offset_after(&self, cursor: EventId) -> u64 {
-        let frame = self.frames_from(|mark| mark.after <= cursor).find(|frame| frame.id > cursor);
-        self.base + frame.map_or(self.bytes.len(), |frame| frame.start) as u64
+    /// Where the first event after `cursor` begins, if it is here.
+    fn offset_after(&self, cursor: EventId) -> Option<Beginning> {
+        let frame =
+            self.frames_from(|mark| mark.after <= cursor).find(|frame| frame.id > cursor)?;
+        Some(Beginning { offset: self.base + frame.start as u64, ordinal: frame.ordinal })
     }
 }
 
@@ -149,6 +171,7 @@ impl Segment {
 struct Placed {
     before: EventId,
     id: EventId,
+    ordinal: u32,
     start: usize,
     end: usize,
 }
@@ -166,6 +189,7 @@ impl Tail {
             segments: VecDeque::new(),
             start: ORIGIN,
             end: ORIGIN,
+            end_ordinal: ORIGIN_ORDINAL,
             covered_after,
             last_id: covered_after,
         }
@@ -179,6 +203,16 @@ impl Tail {
     /// Offset after the last byte.
     pub fn end(&self) -> u64 {
         self.end
+    }
+
+    /// How many events lie before the end, from some origin, wrapping around.
+    pub fn end_ordinal(&self) -> u32 {
+        self.end_ordinal
+    }
+
+    /// Whether what lies at this offset was put before the start, and never appended.
+    pub fn is_history(&self, offset: u64) -> bool {
+        offset < ORIGIN
     }
 
     /// Every event of the view after this one is here.
@@ -203,14 +237,15 @@ impl Tail {
         let has_room = |segment: &Segment| segment.bytes.len() + frame.len() <= segment_bytes;
         if !self.segments.back().is_some_and(has_room) {
             self.make_room();
-            self.segments.push_back(Segment::new(self.end, self.last_id));
+            self.segments.push_back(Segment::new(self.end, self.end_ordinal, self.last_id));
         }
         let segment = self.segments.back_mut().expect("one was just pushed if there was none");
-        segment.mark(segment.bytes.len(), self.shape);
+        segment.mark(segment.bytes.len(), self.end_ordinal, self.shape);
         segment.extend(frame, segment_bytes);
         segment.last_id = id;
         self.last_id = id;
         self.end += frame.len() as u64;
+        self.end_ordinal = self.end_ordinal.wrapping_add(1);
     }
 
     /// Puts whole frames of history before the start: the events after `covered_after` up to the
@@ -222,10 +257,18 @@ impl Tail {
             return;
         }
         self.start -= frames.len() as u64;
-        let mut segment = Segment::new(self.start, covered_after);
+        let old_ordinal =
+            self.segments.front().map_or(self.end_ordinal, |first| first.base_ordinal);
+        let mut segment = Segment::new(self.start, 0, covered_after);
+        let mut count = 0;
         for frame in Frames::new(&frames) {
-            segment.mark(frame.start, self.shape);
+            segment.mark(frame.start, count, self.shape);
             segment.last_id = frame.id.unwrap_or(segment.last_id);
+            count += 1;
+        }
+        segment.base_ordinal = old_ordinal.wrapping_sub(count);
+        for mark in &mut segment.marks {
+            mark.ordinal = mark.ordinal.wrapping_add(segment.base_ordinal);
         }
         debug_assert!(segment.last_id <= old);
         frames.shrink_to_fit();
@@ -272,18 +315,19 @@ impl Tail {
         assert!(self.start <= offset && offset <= self.end, "offset {offset} is not in the tail");
         match self.segment_of(offset) {
             Some(segment) => segment.place((offset - segment.base) as usize),
-            None => Place { cursor: self.last_id, partial: 0 },
+            None => Place { cursor: self.last_id, partial: 0, ordinal: self.end_ordinal },
         }
     }
 
     /// Where the first event after `cursor` begins, or will; none when it may be one that is no
     /// longer here.
-    pub fn offset_after(&self, cursor: EventId) -> Option<u64> {
+    pub fn offset_after(&self, cursor: EventId) -> Option<Beginning> {
         if cursor < self.covered_after {
             return None;
         }
         let index = self.segments.partition_point(|segment| segment.last_id <= cursor);
-        Some(self.segments.get(index).map_or(self.end, |segment| segment.offset_after(cursor)))
+        let there = self.segments.get(index).and_then(|segment| segment.offset_after(cursor));
+        Some(there.unwrap_or(Beginning { offset: self.end, ordinal: self.end_ordinal }))
     }
 
     /// The segment that holds the byte at `offset`; none at the end.
@@ -296,21 +340,29 @@ impl Tail {
     pub fn invariants(&self) {
         let mut offset = self.start;
         let mut last_id = self.covered_after;
+        let mut ordinal =
+            self.segments.front().map_or(self.end_ordinal, |first| first.base_ordinal);
         for segment in &self.segments {
-            assert_eq!(segment.base, offset);
+            assert_eq!((segment.base, segment.base_ordinal), (offset, ordinal));
+            let mut marks = segment.marks.iter().peekable();
             assert!(!segment.bytes.is_empty());
             let mut whole = 0;
             for frame in Frames::new(&segment.bytes) {
                 let id = frame.id.expect("a tail holds events only");
                 assert!(id > last_id);
+                if let Some(mark) = marks.next_if(|mark| mark.at as usize == frame.start) {
+                    assert_eq!((mark.after, mark.ordinal), (last_id, ordinal));
+                }
                 last_id = id;
                 whole = frame.end;
+                ordinal = ordinal.wrapping_add(1);
             }
+            assert!(marks.next().is_none(), "a mark stands where a frame begins");
             assert_eq!(whole, segment.bytes.len(), "a segment ends at the boundary of a frame");
             assert_eq!(segment.last_id, last_id);
             offset = segment.end();
         }
-        assert_eq!(offset, self.end);
+        assert_eq!((offset, ordinal), (self.end, self.end_ordinal));
         assert!(last_id <= self.last_id);
     }
 }
@@ -354,7 +406,7 @@ mod tests {
     fn every_cursor_finds_exactly_the_events_after_it() {
         let (tail, frames) = tail(101, 1501, 300);
         for cursor in 100..=1502 {
-            let offset = tail.offset_after(EventId(cursor)).unwrap();
+            let offset = tail.offset_after(EventId(cursor)).unwrap().offset;
             assert_eq!(read_all(&tail, offset), expected(&frames, cursor), "after {cursor}");
         }
         assert_eq!(tail.offset_after(EventId(99)), None);
@@ -369,6 +421,9 @@ mod tests {
             let rest = expected(&frames, place.cursor.0);
             let at = (offset - tail.start()) as usize;
             assert_eq!(&all[at..], &rest[place.partial as usize..], "at {at}");
+            let before = frames.iter().filter(|(id, _)| *id <= place.cursor.0).count();
+            let ordinal = place.ordinal.wrapping_sub(ORIGIN_ORDINAL);
+            assert_eq!(ordinal as usize, before, "at {at}");
         }
     }
 
@@ -380,11 +435,11 @@ mod tests {
         tail.invariants();
         assert_eq!(tail.covered_after(), last);
         assert_eq!(tail.offset_after(EventId(last.0 - 1)), None);
-        let offset = tail.offset_after(last).unwrap();
+        let offset = tail.offset_after(last).unwrap().offset;
         assert_eq!(read_all(&tail, offset), expected(&frames, last.0));
         while tail.drop_front() {}
         assert_eq!(tail.start(), tail.end());
-        assert_eq!(tail.offset_after(EventId(2001)), Some(tail.end()));
+        assert_eq!(tail.offset_after(EventId(2001)).unwrap().offset, tail.end());
     }
 
     #[test]
@@ -396,8 +451,12 @@ mod tests {
         tail.invariants();
         frames.extend(newer);
         for cursor in 10..=301 {
-            let offset = tail.offset_after(EventId(cursor)).unwrap();
+            let offset = tail.offset_after(EventId(cursor)).unwrap().offset;
             assert_eq!(read_all(&tail, offset), expected(&frames, cursor), "after {cursor}");
+            let left = frames.iter().filter(|(id, _)| *id > cursor).count() as u32;
+            let ordinal = tail.offset_after(EventId(cursor)).unwrap().ordinal;
+            assert_eq!(tail.end_ordinal().wrapping_sub(ordinal), left, "after {cursor}");
+            assert_eq!(tail.is_history(offset), cursor < 99, "after {cursor}");
         }
         assert_eq!(tail.offset_after(EventId(9)), None);
     }

@@ -29,19 +29,28 @@ use slab::Slab;
 
 use crate::{
     allocator,
+    client_address::ClientAddress,
     deadlines::{Deadline, Deadlines},
     driver::{Doorbell, Pollable, Promise, yield_now},
     event::{EventId, RunId},
-    hub::{History, HistoryJob, Hub, HubConfig, HubLimits, Outgoing, Peer, Token},
+    exchange::ConnectionId,
+    histogram::raise,
+    history_readers::{HistoryJob as ReadJob, HistoryReaders},
+    hub::{
+        Closed, Counts, History, HistoryJob, Hub, HubConfig, HubLimits, Moment, Outgoing, Peer,
+        Reason, Token,
+    },
     journal::{CommittedBatch, Write, WriteError, WriteResult, catalog::Catalog, store::Store},
     journal_writer::Place,
     limits::{
         GIVE_BACK_CONNECTIONS_MIN, GIVE_BACK_WAIT_MS, READ_BYTES, SEND_SLICE_MAX, SEND_SLICE_MIN,
         TICK_MS,
     },
+    logging::{Budgets, Kind as LogKind},
     mailbox::Mailbox,
     replay,
-    shared::{Shared, WorkerStats, read_catalog},
+    route::{TEMPLATES, template_number},
+    shared::{Refused, Shared, WorkerStats, read_catalog},
     stream_ring::{RingEvent, Send as RingSend, SendResult, StreamRing},
     timer_wheel::Tick,
     wire::response::http_date,
@@ -49,8 +58,8 @@ use crate::{
 
 /// What other threads have for a worker.
 pub enum Letter {
-    /// A batch is on disk.
-    Committed(Arc<CommittedBatch>),
+    /// A batch is on disk, since this time.
+    Committed(Arc<CommittedBatch>, Instant),
     /// The journal has decided on a write.
     Written(Ticket, WriteResult),
     /// A reader has what [`Worker::read`] waits for.
@@ -59,6 +68,34 @@ pub enum Letter {
     History(History),
     /// The server is going down.
     Drain,
+}
+
+/// Who follows a stream, for the log. There is one for each stream, so it is kept small.
+#[derive(Clone, Copy, Debug)]
+pub struct Follower {
+    id: ConnectionId,
+    client: ClientAddress,
+    /// Its place in [`TEMPLATES`].
+    route: u8,
+}
+
+impl Follower {
+    /// This connection, of this client, that asked for a route of this template.
+    pub fn new(id: ConnectionId, client: ClientAddress, template: &str) -> Follower {
+        Follower { id, client, route: template_number(template) as u8 }
+    }
+
+    fn route(&self) -> &'static str {
+        TEMPLATES[usize::from(self.route)]
+    }
+}
+
+/// A socket that becomes a stream.
+pub struct ParkedSocket {
+    /// It.
+    pub socket: OwnedFd,
+    /// Whose it is.
+    pub follower: Follower,
 }
 
 /// Says who waits for an answer from another thread.
@@ -77,6 +114,11 @@ pub struct Worker {
     mailbox: Arc<Mailbox<Letter>>,
     hub: RefCell<Hub>,
     ring: RefCell<StreamRing>,
+    /// Who follows each stream, by the place of its token.
+    followers: RefCell<Vec<Option<Follower>>>,
+    connection_count: Cell<u64>,
+    log_budgets: RefCell<Budgets>,
+    id: usize,
     listener: Rc<Pollable>,
     bell: Doorbell,
     writes: RefCell<Slab<Promise<Option<WriteResult>>>>,
@@ -139,6 +181,10 @@ impl Worker {
             read_buffer: RefCell::new(vec![0; READ_BYTES]),
             hub: RefCell::new(Hub::new(hub_config, Tick(0), seen)),
             ring: RefCell::new(ring),
+            followers: RefCell::default(),
+            connection_count: Cell::new(0),
+            log_budgets: RefCell::default(),
+            id,
             listener,
             bell: Doorbell::default(),
             writes: RefCell::default(),
@@ -172,6 +218,15 @@ impl Worker {
     /// Ticks since it was started, which do not wrap around.
     fn ticks(&self) -> u64 {
         self.started.elapsed().as_millis() as u64 / TICK_MS
+    }
+
+    /// Time since it was started.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn moment(&self, at: Instant) -> Moment {
+        Moment(at.saturating_duration_since(self.started).as_micros() as u32)
     }
 
     /// Whether the server is going down.
@@ -246,13 +301,29 @@ impl Worker {
         &self,
         job: impl FnOnce(&dyn Store, &RwLock<Catalog>) -> T + Send + 'static,
     ) -> Option<T> {
+        self.read_by(HistoryReaders::submit, job).await
+    }
+
+    /// The same before all other reads that wait, and however many these are.
+    pub async fn read_first<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&dyn Store, &RwLock<Catalog>) -> T + Send + 'static,
+    ) -> Option<T> {
+        self.read_by(HistoryReaders::submit_first, job).await
+    }
+
+    async fn read_by<T: Send + 'static>(
+        &self,
+        submit: fn(&HistoryReaders, ReadJob) -> Result<(), ReadJob>,
+        job: impl FnOnce(&dyn Store, &RwLock<Catalog>) -> T + Send + 'static,
+    ) -> Option<T> {
         let promise = Promise::default();
         let ticket = self.reads.borrow_mut().insert(promise.clone());
         let mailbox = Arc::clone(&self.mailbox);
         let job = Box::new(move |store: &dyn Store, catalog: &RwLock<Catalog>| {
             mailbox.post(Letter::Read(ticket, Box::new(job(store, catalog))));
         });
-        if self.shared.readers.submit(job).is_err() {
+        if submit(&self.shared.readers, job).is_err() {
             self.reads.borrow_mut().remove(ticket);
             return None;
         }
@@ -282,15 +353,22 @@ impl Worker {
         longest.mul_f64(f64::from(self.hub.borrow_mut().random_below(1 << 16)) / f64::from(1 << 16))
     }
 
+    /// A name for a connection that has come in.
+    pub fn next_connection(&self) -> ConnectionId {
+        self.connection_count.set(self.connection_count.get() + 1);
+        ConnectionId::new(self.id, self.connection_count.get())
+    }
+
     /// Parks a socket: `subscribe` opens its stream.
-    pub fn park(&self, socket: OwnedFd, subscribe: impl FnOnce(&mut Hub, Peer) -> Token) {
+    pub fn park(&self, parked: ParkedSocket, subscribe: impl FnOnce(&mut Hub, Peer) -> Token) {
         let mut ring = self.ring.borrow_mut();
-        let peer = ring.adopt(socket);
+        let peer = ring.adopt(parked.socket);
         let hub = &mut *self.hub.borrow_mut();
         // The loop may have slept since the last turn.
         hub.set_time(self.tick(), self.shared.clock.now());
         let token = subscribe(hub, peer);
         ring.watch(peer, token);
+        self.keep_follower(token, parked.follower);
         if self.is_draining.get() {
             // Its request came before the drain, and its body or the room for its head after.
             self.drain_streams(hub);
@@ -309,6 +387,70 @@ impl Worker {
         let longer = SEND_SLICE_MAX.min(self.slice.get() * 2);
         self.slice.set(if self.has_request.replace(false) { SEND_SLICE_MIN } else { longer });
         self.slice.get()
+    }
+
+    fn keep_follower(&self, token: Token, follower: Follower) {
+        let followers = &mut *self.followers.borrow_mut();
+        let place = token.key as usize;
+        if followers.len() <= place {
+            followers.resize(place + 1, None);
+        }
+        followers[place] = Some(follower);
+    }
+
+    /// A stream was opened with a cursor.
+    pub fn note_resumed(&self, follower: Follower, cursor: EventId, last_id: EventId) {
+        raise(&self.stats.reconnects, 1);
+        if self.may_log(LogKind::Resumed) {
+            let (Follower { id, client, .. }, route) = (follower, follower.route());
+            let distance = last_id.0.saturating_sub(cursor.0);
+            log::info!(conn:% = id, client:%, route, cursor = cursor.0, distance; "stream resumed");
+        }
+    }
+
+    /// Somebody was turned away.
+    pub fn note_refused(&self, client: ClientAddress, why: Refused) {
+        self.stats.note_refused(why);
+        if self.may_log(LogKind::Refused) {
+            log::warn!(client:%, reason = why.as_str(); "connection refused");
+        }
+    }
+
+    fn note_ended(&self, closed: &Closed) {
+        let Closed { token, reason, lasted_ticks, events, bytes, .. } = *closed;
+        let lasted_ms = u64::from(lasted_ticks) * TICK_MS;
+        raise(&self.stats.disconnects[reason as usize], 1);
+        self.stats.stream_durations.observe(lasted_ms * 1_000, 1);
+        let follower = self.followers.borrow_mut()[token.key as usize].take();
+        let follower = follower.expect("who is parked has a follower");
+        let (Follower { id, client, .. }, route) = (follower, follower.route());
+        if reason == Reason::Timeout && self.may_log(LogKind::Timeout) {
+            log::warn!(conn:% = id, client:%; "keepalive timeout");
+        }
+        if self.may_log(LogKind::Ended) {
+            log::info!(
+                conn:% = id,
+                client:%,
+                route,
+                reason = reason.as_str(),
+                duration_ms = lasted_ms,
+                events,
+                bytes;
+                "stream ended"
+            );
+        }
+    }
+
+    /// Whether a line of which a client can cause any number may be logged.
+    fn may_log(&self, kind: LogKind) -> bool {
+        self.log_budgets.borrow_mut().take(kind, self.uptime().as_millis() as u64)
+    }
+
+    /// Says how many lines were left out, when there is room for a line again.
+    fn tell_left_out(&self, now_ms: u64) {
+        self.log_budgets.borrow_mut().tell(now_ms, |kind, lines| {
+            log::warn!(kind = kind.message(), lines; "log lines left out");
+        });
     }
 
     /// A connection that was no stream has ended.
@@ -349,6 +491,7 @@ impl Worker {
                 yield_now().await;
             }
             if self.is_draining.get() && self.stats.connections.load(Relaxed) == 0 {
+                self.tell_left_out(u64::MAX);
                 return;
             }
             match self.next_deadline() {
@@ -368,7 +511,8 @@ impl Worker {
         };
         let tick = tick.map(|tick| tick.ticks_at(self.ticks()));
         let due = self.free_memory.get().due;
-        let ticks = tick.into_iter().chain(due).min()?;
+        let to_tell = self.log_budgets.borrow().due().map(|ms| ms.div_ceil(TICK_MS));
+        let ticks = tick.into_iter().chain(due).chain(to_tell).min()?;
         Some(self.started + Duration::from_millis(ticks * TICK_MS))
     }
 
@@ -402,7 +546,7 @@ impl Worker {
             }
         }
         if hub.wants_to_send() {
-            send_slice(hub, ring, self.next_slice(), &mut scratch.plan, &mut scratch.results);
+            self.send_slice(hub, ring, &mut scratch.plan, &mut scratch.results);
         }
         while let Some(job) = hub.poll_history() {
             self.read_history(hub, job);
@@ -410,20 +554,25 @@ impl Worker {
         while let Some(closed) = hub.poll_closed() {
             ring.close(closed.peer);
             self.let_go();
-            let lasted_ms = u64::from(closed.lasted_ticks) * TICK_MS;
-            log::debug!("stream ended reason={} lasted_ms={lasted_ms}", closed.reason.as_str());
+            self.note_ended(&closed);
         }
+        self.tell_left_out(self.uptime().as_millis() as u64);
         self.stats.streams.store(hub.subscriber_count(), Relaxed);
         self.stats.views.store(hub.view_count(), Relaxed);
         self.stats.tails_bytes.store(hub.tails_bytes(), Relaxed);
-        self.stats.bytes_sent.store(hub.bytes_sent(), Relaxed);
+        self.stats.lagging.store(hub.lagging_count(), Relaxed);
+        let Counts { bytes, events, replayed, keepalives } = hub.counts();
+        self.stats.bytes_sent.store(bytes, Relaxed);
+        self.stats.events_delivered.store(events, Relaxed);
+        self.stats.events_replayed.store(replayed, Relaxed);
+        self.stats.keepalives.store(keepalives, Relaxed);
         hub.wants_to_send()
     }
 
     fn open_letter(&self, letter: Letter) {
         match letter {
-            Letter::Committed(batch) => {
-                self.hub.borrow_mut().handle_committed(&batch);
+            Letter::Committed(batch, at) => {
+                self.hub.borrow_mut().handle_committed(&batch, self.moment(at));
                 self.wake_polls(&batch);
             }
             Letter::Written(ticket, result) => {
@@ -472,6 +621,33 @@ impl Worker {
         hub.handle_drain(window, retry);
     }
 
+    /// Makes a slice of sends, and reads the clock once for all of them.
+    fn send_slice(
+        &self,
+        hub: &mut Hub,
+        ring: &mut StreamRing,
+        plan: &mut Vec<Outgoing>,
+        results: &mut Vec<SendResult>,
+    ) {
+        plan.clear();
+        results.clear();
+        hub.poll_sends(self.next_slice(), plan);
+        if plan.is_empty() {
+            return;
+        }
+        let sends = plan.iter().map(|send| RingSend { peer: send.peer, bytes: hub.bytes(send) });
+        ring.send(sends, results);
+        let written_at = self.moment(Instant::now());
+        for (sent, result) in plan.iter().zip(results.iter()) {
+            if let Some(token) = hub.handle_sent(sent, *result) {
+                ring.watch_writable(sent.peer, token);
+            }
+        }
+        hub.poll_latencies(written_at, |micros, events| {
+            self.stats.delivery_latency.observe(micros.into(), events.into());
+        });
+    }
+
     /// Has a reader thread read what a stream needs.
     fn read_history(&self, hub: &mut Hub, job: HistoryJob) {
         let mailbox = Arc::clone(&self.mailbox);
@@ -485,25 +661,12 @@ impl Worker {
     }
 }
 
-/// Makes up to so many sends.
-fn send_slice(
-    hub: &mut Hub,
-    ring: &mut StreamRing,
-    sends_max: usize,
-    plan: &mut Vec<Outgoing>,
-    results: &mut Vec<SendResult>,
-) {
-    plan.clear();
-    results.clear();
-    hub.poll_sends(sends_max, plan);
-    if plan.is_empty() {
-        return;
-    }
-    let sends = plan.iter().map(|send| RingSend { peer: send.peer, bytes: hub.bytes(send) });
-    ring.send(sends, results);
-    for (sent, result) in plan.iter().zip(results.iter()) {
-        if let Some(token) = hub.handle_sent(sent, *result) {
-            ring.watch_writable(sent.peer, token);
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_follower_stays_small() {
+        assert!(size_of::<Option<Follower>>() <= 32, "{}", size_of::<Option<Follower>>());
     }
 }

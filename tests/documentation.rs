@@ -183,9 +183,17 @@ fn the_table_of_routes_is_that_of_the_router() {
 
 #[test]
 fn every_path_that_is_named_is_one_of_them() {
-    let not_yet = ["/metrics"];
-    let roots =
-        ["/runs", "/projects", "/events", "/api/", "/health", "/worker", "/admin", "/openapi"];
+    let roots = [
+        "/metrics",
+        "/runs",
+        "/projects",
+        "/events",
+        "/api/",
+        "/health",
+        "/worker",
+        "/admin",
+        "/openapi",
+    ];
     for document in documents() {
         for code in code_of(&fs::read_to_string(&document).unwrap()) {
             let words = code.split([' ', '"', '\'', '`', ',', ')']);
@@ -198,7 +206,7 @@ fn every_path_that_is_named_is_one_of_them() {
                     None => word,
                 };
                 let path = local.split(['?', '#']).next().unwrap_or_default();
-                if !roots.iter().any(|root| path.starts_with(root)) || not_yet.contains(&path) {
+                if !roots.iter().any(|root| path.starts_with(root)) {
                     continue;
                 }
                 let methods = ["GET", "POST", "PATCH", "DELETE"];
@@ -538,6 +546,62 @@ fn environment_variables_exist() {
             assert!(known.contains(&name), "{}: {name}", document.display());
         }
     }
+}
+
+// ---- the log ------------------------------------------------------------------------------------
+
+/// What one call logs.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Logged {
+    /// `…` stands for what is filled in.
+    message: String,
+    level: String,
+    keys: Vec<String>,
+}
+
+/// Everything that is logged in this code.
+fn logged(code: &str) -> BTreeSet<Logged> {
+    let mut found = BTreeSet::new();
+    for level in ["error", "warn", "info", "debug", "trace"] {
+        for call in code.split(&format!("log::{level}!(")).skip(1) {
+            // Keys and values stand before the message, and what it is filled with after it.
+            let (before, text) = call.split_once('"').expect("a message is a text");
+            let text = text.split('"').next().unwrap_or_default();
+            let text = text.split("\\\n").map(str::trim_start).collect::<String>();
+            let mut message = String::new();
+            for (nth, part) in text.split('{').enumerate() {
+                let rest = part.split_once('}').map_or(part, |(_, rest)| rest);
+                message.extend([if nth > 0 { "…" } else { "" }, rest]);
+            }
+            let pairs = before.rsplit_once(';').map_or("", |(pairs, _)| pairs).split(',');
+            let keys = pairs.map(|pair| pair.trim().split([':', ' ']).next().unwrap_or_default());
+            let keys = keys.filter(|key| !key.is_empty()).map(str::to_owned).collect();
+            found.insert(Logged { message, level: level.to_owned(), keys });
+        }
+    }
+    found
+}
+
+#[test]
+fn every_message_of_the_log_is_explained() {
+    let page = read("docs/logs.md");
+    let row = |row: &Vec<String>, keys: &str| Logged {
+        message: unquoted(&row[0]).to_owned(),
+        level: row[1].clone(),
+        keys: keys.split_whitespace().map(|key| unquoted(key).to_owned()).collect(),
+    };
+    let with_keys = rows(&page, "## Streams and requests");
+    let without = rows(&page, "## The server");
+    let mut documented: BTreeSet<Logged> = without.iter().map(|of| row(of, "")).collect();
+    documented.extend(with_keys.iter().map(|of| row(of, &of[2])));
+
+    let code = sources("src").concat();
+    let code = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let mut found = logged(&code.collect::<Vec<_>>().join("\n"));
+    // What the log says of itself cannot go through itself.
+    let (message, level) = ("log lines dropped".to_owned(), "warn".to_owned());
+    found.insert(Logged { message, level, keys: vec!["lines".to_owned()] });
+    assert_eq!(documented, found);
 }
 
 // ---- links and examples -------------------------------------------------------------------------

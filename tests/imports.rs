@@ -9,7 +9,7 @@ use std::{
 /// From the bottom up: a file may name modules of its own layer and of those below.
 const LAYERS: [(&str, &[&str]); 4] = [
     ("words", &["client_address", "config", "event", "limits"]),
-    ("pure", &["tail", "timer_wheel", "wire"]),
+    ("pure", &["histogram", "tail", "timer_wheel", "wire"]),
     ("behaviour", &["api", "connection", "hub", "journal", "route"]),
     (
         "shell",
@@ -27,8 +27,11 @@ const LAYERS: [(&str, &[&str]); 4] = [
             "journal_tools",
             "journal_writer",
             "lib",
+            "logging",
             "mailbox",
             "main",
+            "metrics",
+            "process",
             "replay",
             "server",
             "shared",
@@ -51,7 +54,14 @@ const RESERVED: [(&str, &[&str]); 8] = [
     ),
     (
         "std::thread",
-        &["client/", "history_readers.rs", "journal_keeper.rs", "journal_writer.rs", "server.rs"],
+        &[
+            "client/",
+            "history_readers.rs",
+            "journal_keeper.rs",
+            "journal_writer.rs",
+            "logging/",
+            "server.rs",
+        ],
     ),
     (
         "Instant::now",

@@ -93,7 +93,10 @@ fn check_accept(route: &Route, head: &RequestHead) -> Result<(), Problem> {
         Route::Backup => ("application", "octet-stream"),
         // Who asks whether all is well reads the status: a checker that names some other type is
         // not to take a server for dead.
-        Route::Options(_) | Route::DeleteRun(_) | Route::Health | Route::Ready => return Ok(()),
+        // Of the two forms of the metrics one is for everybody.
+        Route::Options(_) | Route::DeleteRun(_) | Route::Health | Route::Ready | Route::Metrics => {
+            return Ok(());
+        }
         _ => ("application", "json"),
     };
     if query::accepts(&head.headers, kind, subtype) == Accepts::Not {

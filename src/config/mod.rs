@@ -26,7 +26,8 @@ use toml::Spanned;
 
 use crate::limits::{COMMIT_BYTES_MAX, WRITE_QUEUE_BYTES_MAX};
 pub use values::{
-    AdminListen, CorsOrigins, Durability, IoChoice, Listen, Value, WebOrigin, check_range,
+    AdminListen, CorsOrigins, Durability, IoChoice, Listen, LogFormat, Value, WebOrigin,
+    check_range,
 };
 
 /// What the environment variables of settings start with.
@@ -213,6 +214,10 @@ settings! {
     cors_credentials: bool = "false";
     /// what to log: error, warn, info, debug or trace
     log: LevelFilter = "info";
+    /// how lines of the log are written: logfmt (key=value) or json
+    log_format: LogFormat = "logfmt";
+    /// whether each request is logged when it is answered
+    log_requests: bool = "false";
 }
 
 /// Where the value of a setting came from.

@@ -384,6 +384,35 @@ impl Value for IoChoice {
     }
 }
 
+/// How lines of the log are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// `key=value`, for people and for most collectors.
+    Logfmt,
+    /// An object a line.
+    Json,
+}
+
+impl Value for LogFormat {
+    const EXPECTED: &'static str = "logfmt or json";
+
+    fn from_text(text: &str) -> Result<LogFormat, String> {
+        match text {
+            "logfmt" => Ok(LogFormat::Logfmt),
+            "json" => Ok(LogFormat::Json),
+            _ => Err(not_a::<LogFormat>(text)),
+        }
+    }
+
+    fn to_text(&self) -> String {
+        match self {
+            LogFormat::Logfmt => "logfmt",
+            LogFormat::Json => "json",
+        }
+        .to_owned()
+    }
+}
+
 impl Value for LevelFilter {
     const EXPECTED: &'static str = "error, warn, info, debug or trace";
 
@@ -631,6 +660,8 @@ mod tests {
         reads_and_writes::<IoChoice>(&["auto", "uring", "epoll"]);
         reads_and_writes::<LevelFilter>(&["error", "warn", "info", "debug", "trace"]);
         reads_and_writes::<bool>(&["true", "false"]);
+        reads_and_writes::<LogFormat>(&["logfmt", "json"]);
+        refuses::<LogFormat>(&["", "JSON", "text"]);
         refuses::<IoChoice>(&["", "Auto", "kqueue"]);
         refuses::<LevelFilter>(&["", "off", "INFO"]);
         refuses::<bool>(&["", "1", "yes"]);

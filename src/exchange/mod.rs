@@ -18,7 +18,7 @@ mod stream;
 mod transport;
 mod upload;
 
-use std::{net::IpAddr, rc::Rc, sync::atomic::Ordering::Relaxed};
+use std::{fmt, net::IpAddr, rc::Rc, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use self::{
     stream::Parked,
@@ -29,7 +29,8 @@ use crate::{
     client_address::ClientAddress,
     connection::After,
     driver::{Pollable, yield_now},
-    route::{NoRoute, Route, is_admin, route},
+    route::{NO_ROUTE, NoRoute, Route, is_admin, route},
+    shared::Refused,
     wire::{problem::Problem, request::RequestHead, response::Response},
     worker::Worker,
 };
@@ -38,14 +39,38 @@ use crate::{
 pub async fn serve(worker: Rc<Worker>, socket: Pollable, origin: Origin) {
     let mut transport = Transport::new(Rc::clone(&worker), socket);
     match requests(&mut transport, origin).await {
-        Ok(Some((head, parked))) => stream::park(transport, origin, &head, parked).await,
+        Ok(Some((request, parked))) => stream::park(transport, origin, &request, parked).await,
         Ok(None) | Err(Gone) => worker.farewell(),
+    }
+}
+
+/// Names a connection in the log: the number of its worker, and a count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionId(u64);
+
+impl ConnectionId {
+    /// Bits of the count: at a million connections a second it begins anew after nine years.
+    const COUNT_BITS: u32 = 48;
+
+    /// The connection of this number that came to this worker.
+    pub fn new(worker: usize, count: u64) -> ConnectionId {
+        let count = count & ((1 << ConnectionId::COUNT_BITS) - 1);
+        ConnectionId(((worker as u64) << ConnectionId::COUNT_BITS) | count)
+    }
+}
+
+impl fmt::Display for ConnectionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = self.0 & ((1 << ConnectionId::COUNT_BITS) - 1);
+        write!(f, "{}-{count}", self.0 >> ConnectionId::COUNT_BITS)
     }
 }
 
 /// What is known of a connection when it comes in.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin {
+    /// Its name in the log.
+    pub id: ConnectionId,
     /// Who has connected.
     pub client: ClientAddress,
     /// It came in at the address for administration.
@@ -58,6 +83,45 @@ impl Origin {
     /// It came over a `unix:` socket.
     fn is_local(self) -> bool {
         self.client == ClientAddress::Local
+    }
+}
+
+/// A request that was looked at: what of it is counted and logged.
+struct Request {
+    head: RequestHead,
+    /// [`Route::template`] of its route.
+    route: &'static str,
+    /// When its head was there.
+    began: Duration,
+}
+
+impl Request {
+    /// Counts it, now that it is answered, and logs it if that is wanted.
+    fn note_answer(&self, worker: &Worker, origin: Origin, status: u16) {
+        note_answer(worker, origin, self.head.method.as_str(), self.route, self.began, status);
+    }
+}
+
+fn note_answer(
+    worker: &Worker,
+    origin: Origin,
+    method: &str,
+    route: &'static str,
+    began: Duration,
+    status: u16,
+) {
+    let took = worker.uptime().saturating_sub(began);
+    worker.stats.note_answer(route, status, took);
+    if worker.shared.settings.log_requests {
+        log::info!(
+            conn:% = origin.id,
+            client:% = origin.client,
+            method,
+            route,
+            status,
+            duration_ms = took.as_millis() as u64;
+            "request"
+        );
     }
 }
 
@@ -82,6 +146,16 @@ enum Answer {
     RefusedStream(&'static str),
 }
 
+impl Answer {
+    /// Its status.
+    fn status(&self) -> u16 {
+        match self {
+            Answer::Response(response) => response.status,
+            _ => 200,
+        }
+    }
+}
+
 impl From<Response> for Answer {
     fn from(response: Response) -> Answer {
         Answer::Response(response)
@@ -98,70 +172,73 @@ impl From<Problem> for Answer {
 async fn requests(
     transport: &mut Transport,
     origin: Origin,
-) -> Result<Option<(RequestHead, Parked)>, Gone> {
+) -> Result<Option<(Request, Parked)>, Gone> {
+    let worker = Rc::clone(&transport.worker);
     loop {
         let head = match transport.next_head().await? {
             NextHead::Head(head) => *head,
             NextHead::None => return Ok(None),
             NextHead::Refused(problem) => {
-                transport.answer(None, answer::problem(&problem), false).await?;
-                return Ok(None);
+                let (began, status) = (worker.uptime(), problem.status());
+                let sent = transport.answer(None, answer::problem(&problem), false).await;
+                note_answer(&worker, origin, "", NO_ROUTE, began, status);
+                return sent.map(|_| None);
             }
         };
-        transport.worker.stats.requests.fetch_add(1, Relaxed);
-        let (head, answer) = handle(transport, head, origin).await?;
-        match answer {
-            Answer::Park(stream) => return Ok(Some((head, stream))),
+        worker.stats.requests.fetch_add(1, Relaxed);
+        let began = worker.uptime();
+        let (head, route, answer) = handle(transport, head, origin).await?;
+        let request = Request { head, route, began };
+        let (head, status) = (&request.head, answer.status());
+        let sent = match answer {
+            // Its head is still to be sent.
+            Answer::Park(stream) => return Ok(Some((request, stream))),
             Answer::RefusedStream(reason) => {
-                stream::refuse_stream(transport, &head, reason).await?;
-                return Ok(None);
+                stream::refuse_stream(transport, head, reason).await.map(|()| After::Close)
             }
-            Answer::Backup => {
-                backup::backup(transport, &head).await?;
-                return Ok(None);
-            }
-            Answer::StreamHead => {
-                stream::answer_head(transport, &head).await?;
-                return Ok(None);
-            }
+            Answer::Backup => backup::backup(transport, head).await.map(|()| After::Close),
+            Answer::StreamHead => stream::answer_head(transport, head).await.map(|()| After::Close),
             Answer::Response(response) => {
-                let may_stay = !origin.is_surplus && !transport.worker.is_draining();
-                if transport.answer(Some(&head), response, may_stay).await? == After::Close {
-                    return Ok(None);
-                }
-                // The next may be here already, and who sends without waiting is one of many.
-                yield_now().await;
+                let may_stay = !origin.is_surplus && !worker.is_draining();
+                transport.answer(Some(head), response, may_stay).await
             }
+        };
+        request.note_answer(&worker, origin, status);
+        if sent? != After::Next {
+            return Ok(None);
         }
+        // The next may be here already, and who sends without waiting is one of many.
+        yield_now().await;
     }
 }
 
-/// Decides on a request and does what it asks for.
+/// Decides on a request and does what it asks for. Gives the template of its route, too.
 async fn handle(
     transport: &mut Transport,
     head: RequestHead,
     origin: Origin,
-) -> Result<(RequestHead, Answer), Gone> {
+) -> Result<(RequestHead, &'static str, Answer), Gone> {
     let worker = Rc::clone(&transport.worker);
     if is_admin(&head) && !origin.is_admin {
-        return Ok((head, api::no_route(NoRoute::NotFound).into()));
+        return Ok((head, NO_ROUTE, api::no_route(NoRoute::NotFound).into()));
     }
     if origin.is_admin
         && let Some(refusal) = refuse_administration(&head, origin)
     {
-        return Ok((head, refusal));
+        return Ok((head, NO_ROUTE, refusal));
     }
     let route = match route(&head) {
         Ok(route) => route,
-        Err(error) => return Ok((head, api::no_route(error).into())),
+        Err(error) => return Ok((head, NO_ROUTE, api::no_route(error).into())),
     };
+    let template = route.template();
     if let Some(refusal) = refuse(&worker, &head, &route, origin) {
-        return Ok((head, refusal));
+        return Ok((head, template, refusal));
     }
     let max_body_bytes = worker.shared.settings.max_body_bytes.0 as usize;
     let plan = match api::check_head(&route, &head, max_body_bytes) {
         Ok(plan) => plan,
-        Err(problem) => return Ok((head, problem.into())),
+        Err(problem) => return Ok((head, template, problem.into())),
     };
     if let Some(interim) = transport.connection.take_continue() {
         transport.send(interim).await?;
@@ -174,7 +251,7 @@ async fn handle(
         },
         BodyPlan::Lines(run) => upload::upload(transport, run, &asked).await?.into(),
     };
-    Ok((asked.head, answer))
+    Ok((asked.head, template, answer))
 }
 
 /// Why the address for administration does not take a request, if it does not: what is asked is
@@ -210,12 +287,17 @@ fn is_loopback(host: &str) -> bool {
 
 /// Why this server does not take a request now, if it does not.
 fn refuse(worker: &Worker, head: &RequestHead, route: &Route, origin: Origin) -> Option<Answer> {
-    let (slug, title) = match route {
-        Route::Health | Route::Ready | Route::Worker | Route::Options(_) => return None,
-        _ if origin.is_surplus => ("full", "The server holds as many connections as it may"),
-        _ if worker.is_draining() => ("draining", "The server is going down"),
+    let (why, (slug, title)) = match route {
+        Route::Health | Route::Ready | Route::Metrics | Route::Worker | Route::Options(_) => {
+            return None;
+        }
+        _ if origin.is_surplus => {
+            (Refused::Full, ("full", "The server holds as many connections as it may"))
+        }
+        _ if worker.is_draining() => (Refused::Draining, ("draining", "The server is going down")),
         _ => return None,
     };
+    worker.note_refused(origin.client, why);
     let is_stream = matches!(route, Route::Stream(_) | Route::Probe);
     if is_stream && api::is_event_source(head) {
         return Some(Answer::RefusedStream(slug));

@@ -1,14 +1,18 @@
 //! What requests ask for, other than streams and uploads: from a request that was read in full to
 //! its answer.
 
-use std::{rc::Rc, sync::RwLock, time::Duration};
+use std::{
+    rc::Rc,
+    sync::{Arc, RwLock},
+    time::Duration,
+};
 
 use super::{Answer, Asked, stream, transport::Armed};
 use crate::{
     api::{
         answer::{self, EventsPage, Uploaded},
         body, openapi,
-        query::{self, PageQuery},
+        query::{self, Accepts, PageQuery},
     },
     deadlines::Deadline,
     event::{Event, EventId, NewEvent, RunId, RunStatus, Scope, Selection},
@@ -19,6 +23,7 @@ use crate::{
         store::{Store, StoreError},
     },
     limits::{EVENT_OVERHEAD_BYTES, PAGE_BYTES_MAX, WRITE_ROOM_SECONDS_MAX},
+    metrics::{self, Form},
     route::Route,
     shared::read_catalog,
     status,
@@ -48,6 +53,7 @@ pub(super) async fn respond(worker: &Rc<Worker>, asked: &Asked, body: &[u8]) -> 
         Route::Health => Ok(status::health()),
         Route::Ready => Ok(status::ready(&worker.shared)),
         Route::Openapi => Ok(openapi::document(&head.headers)),
+        Route::Metrics => metrics(worker, head).await,
         Route::Options(allow) => Ok(worker.shared.cors.options(&head.headers, allow)),
     };
     answer.map_or_else(Answer::from, Answer::from)
@@ -234,6 +240,20 @@ async fn read<T: Send + 'static>(
         .read(job)
         .await
         .ok_or_else(|| Problem::new(503).of_type("busy", "Too many reads are waiting"))
+}
+
+/// What the server has counted. It goes before all other reads: it is asked for when many wait too.
+async fn metrics(worker: &Worker, head: &RequestHead) -> Result<Response, Problem> {
+    let form = match query::accepts(&head.headers, "application", "openmetrics-text") {
+        Accepts::Named => Form::OpenMetrics,
+        Accepts::Anyhow | Accepts::Not => Form::Plain,
+    };
+    let shared = Arc::clone(&worker.shared);
+    let text = worker.read_first(move |_, _| metrics::scrape(&shared, form)).await;
+    let text =
+        text.ok_or_else(|| Problem::new(503).of_type("draining", "The server is going down"))?;
+    let response = Response::new(200, form.media_type(), text);
+    Ok(response.with_header("Cache-Control", "no-store"))
 }
 
 /// The answer to a write that was not done; `uploaded` is what went before it of the same request.

@@ -1,9 +1,9 @@
 //! Requests that become streams: what they ask for, and how the socket is handed over.
 
-use std::{os::fd::OwnedFd, rc::Rc};
+use std::rc::Rc;
 
 use super::{
-    Answer, Origin,
+    Answer, Origin, Request,
     transport::{Gone, Transport},
 };
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
         response::{Response, encode_stream_head},
         sse,
     },
-    worker::Worker,
+    worker::{Follower, ParkedSocket, Worker},
 };
 
 /// A request that becomes a stream.
@@ -117,31 +117,40 @@ pub(super) async fn answer_head(transport: &mut Transport, head: &RequestHead) -
 }
 
 /// Writes the head of a stream and hands the socket over.
-pub(super) async fn park(transport: Transport, origin: Origin, head: &RequestHead, stream: Parked) {
+pub(super) async fn park(transport: Transport, origin: Origin, request: &Request, stream: Parked) {
     let worker = Rc::clone(&transport.worker);
     let mut out = Vec::new();
-    stream_head(&worker, head, &mut out);
+    stream_head(&worker, &request.head, &mut out);
     sse::retry(&mut out, worker.shared.settings.retry);
-    if transport.send(&out).await.is_err() {
+    let sent = transport.send(&out).await;
+    request.note_answer(&worker, origin, 200);
+    if sent.is_err() {
         worker.farewell();
         return;
     }
     let Ok(socket) = Rc::try_unwrap(transport.socket) else {
         unreachable!("every deadline was disarmed when its wait ended");
     };
-    let socket = socket.into_fd();
+    let parked = ParkedSocket {
+        socket: socket.into_fd(),
+        follower: Follower::new(origin.id, origin.client, request.route),
+    };
     match stream {
         Parked::Probe => {
-            worker.park(socket, |hub, peer| hub.subscribe_probe(peer, origin.is_local()));
+            worker.park(parked, |hub, peer| hub.subscribe_probe(peer, origin.is_local()));
         }
-        Parked::Events(scope, query) => {
-            subscribe(&worker, socket, origin.is_local(), scope, &query);
-        }
+        Parked::Events(scope, query) => subscribe(&worker, parked, origin, scope, &query),
     }
 }
 
 /// Parks a socket as the subscriber that a request asked for.
-fn subscribe(worker: &Worker, socket: OwnedFd, is_local: bool, scope: Scope, query: &StreamQuery) {
+fn subscribe(
+    worker: &Worker,
+    parked: ParkedSocket,
+    origin: Origin,
+    scope: Scope,
+    query: &StreamQuery,
+) {
     let seen = worker.seen();
     let (last_id, is_ahead, runs) = read_catalog(&worker.shared, |catalog| {
         let runs: Vec<_> = match &scope {
@@ -173,8 +182,14 @@ fn subscribe(worker: &Worker, socket: OwnedFd, is_local: bool, scope: Scope, que
         sse::reset(&mut greeting);
         start = Start::After(EventId(0));
     }
+    if let Start::After(cursor) = query.start
+        && cursor > EventId(0)
+    {
+        worker.note_resumed(parked.follower, cursor, last_id);
+    }
+    let is_local = origin.is_local();
     let selection = Selection { scope, types: query.types.clone() };
-    worker.park(socket, |hub, peer| {
+    worker.park(parked, |hub, peer| {
         hub.subscribe(Subscribe {
             peer,
             is_local,

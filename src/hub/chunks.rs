@@ -25,6 +25,8 @@ use crate::{
 pub(super) struct Chunk {
     pub(super) bytes: Vec<u8>,
     pub(super) scanned_to: EventId,
+    /// How many events are in it.
+    pub(super) events: u32,
 }
 
 /// What to do about a chunk of which only a part was sent.
@@ -36,6 +38,8 @@ pub(super) struct Cut {
     pub(super) partial: u32,
     /// Where a frame of the server itself ends of which a part was sent. It cannot be made again.
     pub(super) rest_ends: Option<usize>,
+    /// Events that were sent whole.
+    pub(super) events: u32,
 }
 
 impl Chunk {
@@ -46,6 +50,7 @@ impl Chunk {
         after: EventId,
         mut bytes: Vec<u8>,
         scanned_to: EventId,
+        events: u32,
         is_truncated: bool,
     ) -> Chunk {
         if is_truncated && let Some((at, before, next)) = first_gap(&bytes, after, scanned_to) {
@@ -53,18 +58,21 @@ impl Chunk {
             sse::truncated(&mut notice, before, next);
             bytes.splice(at..at, notice);
         }
-        Chunk { bytes, scanned_to }
+        Chunk { bytes, scanned_to, events }
     }
 
     /// Where somebody stands of whom the chunk was taken back after so many bytes, and who stood at
     /// `cursor` before.
     pub(super) fn cut(&self, cursor: EventId, sent: usize) -> Cut {
-        let mut cut = Cut { cursor, partial: 0, rest_ends: None };
+        let mut cut = Cut { cursor, partial: 0, rest_ends: None, events: 0 };
         let mut frames = Frames::new(&self.bytes).peekable();
         while let Some(frame) = frames.next().filter(|frame| frame.start < sent) {
             let is_whole = frame.end <= sent;
             match frame.id {
-                Some(id) if is_whole => cut.cursor = id,
+                Some(id) if is_whole => {
+                    cut.cursor = id;
+                    cut.events += 1;
+                }
                 Some(id) => {
                     cut.cursor = EventId(id.0 - 1);
                     cut.partial = (sent - frame.start) as u32;
@@ -246,7 +254,7 @@ mod tests {
     }
 
     fn chunk() -> Chunk {
-        Chunk { bytes: b"id: 8\ndata: 1\n\n".to_vec(), scanned_to: EventId(8) }
+        Chunk { bytes: b"id: 8\ndata: 1\n\n".to_vec(), scanned_to: EventId(8), events: 1 }
     }
 
     /// Asks for a chunk that nobody has, and says its number.
@@ -313,7 +321,8 @@ mod tests {
 
     /// The text of a chunk, with numbers in place of what stands around them.
     fn made(after: u64, ids: &[u64], scanned_to: u64) -> String {
-        let chunk = Chunk::new(EventId(after), frames(ids), EventId(scanned_to), true);
+        let count = ids.len() as u32;
+        let chunk = Chunk::new(EventId(after), frames(ids), EventId(scanned_to), count, true);
         String::from_utf8(chunk.bytes)
             .unwrap()
             .replace("event: stream.truncated\ndata: {\"requested_after_id\":", "(")
@@ -331,14 +340,15 @@ mod tests {
         assert_eq!(made(6, &[], 20), "(6..21)");
         // What is missing comes after all this.
         assert_eq!(made(6, &[7, 8], 8), "7,8,");
-        let whole = Chunk::new(EventId(0), frames(&[7]), EventId(9), false);
+        let whole = Chunk::new(EventId(0), frames(&[7]), EventId(9), 1, false);
         assert_eq!(whole.bytes, frames(&[7]));
     }
 
     #[test]
     fn whoever_has_a_part_of_a_chunk_stands_somewhere() {
         for (ids, next) in [(&[7, 12, 14][..], 11), (&[7][..], 20)] {
-            let chunk = Chunk::new(EventId(6), frames(ids), EventId(20), true);
+            let count = ids.len() as u32;
+            let chunk = Chunk::new(EventId(6), frames(ids), EventId(20), count, true);
             let seven = frames(&[7]).len();
             let notice = chunk.bytes.len() - frames(ids).len();
             for sent in 0..chunk.bytes.len() {
@@ -356,7 +366,10 @@ mod tests {
                         None,
                     ),
                 };
-                let expected = Cut { cursor: EventId(cursor), partial: partial as u32, rest_ends };
+                let ends = Frames::new(&chunk.bytes).filter(|frame| frame.id.is_some());
+                let events = ends.filter(|frame| frame.end <= sent).count() as u32;
+                let (cursor, partial) = (EventId(cursor), partial as u32);
+                let expected = Cut { cursor, partial, rest_ends, events };
                 assert_eq!(cut, expected, "{sent} of {ids:?}");
             }
         }

@@ -8,9 +8,12 @@ use rustix::io::Errno;
 
 use super::{
     Hub, Reason, reason_of,
+    stamps::{self, Moment},
     subscriber::{Flags, NONE, Outbox, Phase},
     token::{Peer, Token},
 };
+use crate::tail;
+
 /// A send that should be made; [`Hub::bytes`] has what.
 #[derive(Clone, Copy, Debug)]
 pub struct Outgoing {
@@ -71,9 +74,10 @@ impl Hub {
                 return None;
             }
         };
-        self.bytes_sent += count as u64;
+        self.counts.bytes += count as u64;
         let subscriber = &mut self.subscribers[key];
         subscriber.last_sent = self.now;
+        subscriber.bytes += count as u64;
         let is_whole = match sent.source {
             Source::Outbox(outbox) => {
                 subscriber.flags.set(Flags::KEEPALIVE_DUE, false);
@@ -84,15 +88,33 @@ impl Hub {
                 let tail = &self.views[view].tail;
                 let end = offset + tail.read(offset).len() as u64;
                 subscriber.offset = offset + count as u64;
-                if subscriber.offset == tail.end() {
-                    (subscriber.cursor, subscriber.partial) = (tail.last_id(), 0);
+                let is_late = subscriber.flags.has(Flags::LATE);
+                let place = if subscriber.offset == tail.end() {
+                    subscriber.flags.set(Flags::LATE, false);
+                    let (cursor, ordinal) = (tail.last_id(), tail.end_ordinal());
+                    tail::Place { cursor, partial: 0, ordinal }
                 } else {
-                    let place = tail.place(subscriber.offset);
-                    (subscriber.cursor, subscriber.partial) = (place.cursor, place.partial);
+                    tail.place(subscriber.offset)
+                };
+                let from = subscriber.ordinal;
+                let events = place.ordinal.wrapping_sub(from);
+                subscriber.cursor = place.cursor;
+                subscriber.partial = place.partial;
+                subscriber.ordinal = place.ordinal;
+                subscriber.events = subscriber.events.saturating_add(events);
+                self.counts.events += u64::from(events);
+                if tail.is_history(offset) {
+                    self.counts.replayed += u64::from(events);
+                } else if !is_late {
+                    let unweighed = &mut self.unweighed;
+                    self.views[view].stamps.weigh(from, place.ordinal, |at, events| {
+                        stamps::add(unweighed, at, events);
+                    });
                 }
                 subscriber.offset == end
             }
             Source::Keepalive(bytes) => {
+                self.counts.keepalives += 1;
                 let rest = &bytes[count..];
                 if !rest.is_empty() {
                     subscriber.outbox = self.outboxes.insert(Outbox::frame(rest)) as u32;
@@ -111,6 +133,14 @@ impl Hub {
             self.ready.push_back(key);
         }
         None
+    }
+
+    /// What was sent since the last call was written at `written_at`: tells how many events were so
+    /// many microseconds old then. To be called after each slice of sends.
+    pub fn poll_latencies(&mut self, written_at: Moment, mut tell: impl FnMut(u32, u32)) {
+        for (committed_at, events) in self.unweighed.drain(..) {
+            tell(committed_at.until(written_at), events);
+        }
     }
 
     /// The socket takes bytes again.
@@ -133,11 +163,11 @@ impl Hub {
 
     /// Whatever it was that kept a subscriber from taking bytes may be over.
     pub(super) fn unblock(&mut self, key: u32) {
-        let subscriber = &mut self.subscribers[key];
-        if !subscriber.flags.has(Flags::BLOCKED) {
+        if !self.subscribers[key].flags.has(Flags::BLOCKED) {
             return;
         }
-        subscriber.flags.set(Flags::BLOCKED, false);
+        self.subscribers.set_blocked(key, false);
+        let subscriber = &mut self.subscribers[key];
         subscriber.flags.set(Flags::STARVED, false);
         if subscriber.phase == Phase::Stalled {
             self.settle(key);
@@ -228,6 +258,7 @@ impl Hub {
             Outbox::Chunk { chunk, .. } => {
                 subscriber.cursor = chunk.scanned_to;
                 subscriber.partial = 0;
+                self.note_replayed(key, chunk.events);
                 self.settle(key);
             }
             // The chunk that came meanwhile had to be given back.
@@ -236,11 +267,20 @@ impl Hub {
         }
     }
 
+    /// Counts events of a chunk.
+    fn note_replayed(&mut self, key: u32, events: u32) {
+        let subscriber = &mut self.subscribers[key];
+        subscriber.events = subscriber.events.saturating_add(events);
+        self.counts.events += u64::from(events);
+        self.counts.replayed += u64::from(events);
+    }
+
     /// Notes that the socket has not taken everything.
     pub(super) fn block(&mut self, key: u32) {
+        self.subscribers.set_blocked(key, true);
         let subscriber = &mut self.subscribers[key];
-        subscriber.flags.set(Flags::BLOCKED, true);
         subscriber.last_sent = self.now;
+        subscriber.flags.set(Flags::LATE, true);
         self.limit_wait(key);
         let subscriber = &mut self.subscribers[key];
         if subscriber.phase != Phase::Sending {
@@ -253,10 +293,11 @@ impl Hub {
         };
         let cut = chunk.cut(subscriber.cursor, sent);
         (subscriber.cursor, subscriber.partial) = (cut.cursor, cut.partial);
-        subscriber.phase = Phase::Stalled;
         if let Some(end) = cut.rest_ends {
             let rest = Outbox::frame(&chunk.bytes[sent..end]);
             subscriber.outbox = self.outboxes.insert(rest) as u32;
         }
+        self.subscribers.set_phase(key, Phase::Stalled);
+        self.note_replayed(key, cut.events);
     }
 }

@@ -37,6 +37,7 @@ mod delivery;
 mod replay;
 #[cfg(test)]
 mod simulation;
+mod stamps;
 mod subscriber;
 mod timers;
 mod token;
@@ -49,6 +50,7 @@ use slab::Slab;
 
 use self::{
     chunks::Chunks,
+    stamps::Unweighed,
     subscriber::{Flags, NONE, Outbox, Phase, Subscriber, Subscribers},
     timers::{PROBE_TICKS, until_first},
     view::{Fill, Views},
@@ -56,6 +58,7 @@ use self::{
 pub use self::{
     delivery::Outgoing,
     replay::{History, HistoryJob, HistoryReader},
+    stamps::Moment,
     token::{Peer, Token},
     view::ViewSpec,
 };
@@ -63,7 +66,7 @@ use crate::{
     event::{EventId, Format, RunId, Scope, Timestamp},
     journal::{CommittedBatch, CommittedEvent},
     limits::{CURSOR_LAG_IDS, REPLAY_CHUNKS_MAX, TAIL_BYTES_MAX, TAILS_BYTES_MAX},
-    tail::{Tail, TailShape},
+    tail::{Beginning, Tail, TailShape},
     timer_wheel::{Links, Tick, TimerWheel},
     wire::sse,
 };
@@ -156,6 +159,16 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every one, in the order of their numbers.
+    pub const ALL: [Reason; 6] = [
+        Reason::Client,
+        Reason::RunEnded,
+        Reason::RunDeleted,
+        Reason::Timeout,
+        Reason::Error,
+        Reason::Drain,
+    ];
+
     /// As the metrics and the log name it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -180,6 +193,23 @@ pub struct Closed {
     pub reason: Reason,
     /// How long it was open.
     pub lasted_ticks: u32,
+    /// Events that the kernel has taken whole, up to the largest number that fits.
+    pub events: u32,
+    /// Bytes that it has taken.
+    pub bytes: u64,
+}
+
+/// What a hub has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Bytes that the kernel has taken for all streams.
+    pub bytes: u64,
+    /// Events that it has taken whole, each once for each stream.
+    pub events: u64,
+    /// Those of them that were read from the journal.
+    pub replayed: u64,
+    /// Keepalives, as comments or as heartbeat events.
+    pub keepalives: u64,
 }
 
 /// See the module.
@@ -209,7 +239,10 @@ pub struct Hub {
     closed: Vec<Closed>,
     random: u64,
     drain_retry_ms_max: u32,
-    bytes_sent: u64,
+    counts: Counts,
+    /// When the batch that is taken in was committed.
+    committed_at: Moment,
+    unweighed: Unweighed,
     scratch: Scratch,
 }
 
@@ -246,7 +279,9 @@ impl Hub {
             jobs: VecDeque::new(),
             closed: Vec::new(),
             drain_retry_ms_max: 0,
-            bytes_sent: 0,
+            counts: Counts::default(),
+            committed_at: Moment::default(),
+            unweighed: Unweighed::new(),
             scratch: Scratch::default(),
         }
     }
@@ -271,9 +306,14 @@ impl Hub {
         self.tails_bytes
     }
 
-    /// Bytes that the kernel has taken for all streams so far.
-    pub fn bytes_sent(&self) -> u64 {
-        self.bytes_sent
+    /// What it has done so far.
+    pub fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// How many streams wait for history, or for room in their sockets, before they get what is new.
+    pub fn lagging_count(&self) -> usize {
+        self.subscribers.lagging
     }
 
     /// Whether [`Hub::poll_sends`] may have something.
@@ -317,7 +357,7 @@ impl Hub {
             view.sweep_left += 1;
         }
         if cursor > self.seen {
-            self.subscribers[key].phase = Phase::Ahead;
+            self.subscribers.set_phase(key, Phase::Ahead);
             self.ahead.push(self.subscribers.token(key));
         } else {
             self.settle(key);
@@ -337,14 +377,15 @@ impl Hub {
         self.subscribers.token(key)
     }
 
-    /// Takes a batch that is on disk into the tails of the views that want it.
+    /// Takes a batch that is on disk, since `committed_at`, into the tails of the views that want it.
     ///
     /// A batch that the hub has seen already is passed over: one that was committed while the
     /// worker was starting.
-    pub fn handle_committed(&mut self, batch: &CommittedBatch) {
+    pub fn handle_committed(&mut self, batch: &CommittedBatch, committed_at: Moment) {
         if batch.last_id <= self.seen {
             return;
         }
+        self.committed_at = committed_at;
         for event in &batch.events {
             self.append(event);
         }
@@ -410,6 +451,9 @@ impl Hub {
             view,
             slot: 0,
             offset: 0,
+            ordinal: 0,
+            events: 0,
+            bytes: 0,
             cursor,
             partial: 0,
             outbox,
@@ -428,7 +472,7 @@ impl Hub {
     fn close(&mut self, key: u32, reason: Reason) {
         self.wheel.disarm(&mut self.subscribers, key);
         let token = self.subscribers.token(key);
-        let subscriber = self.subscribers.slab.remove(key as usize);
+        let subscriber = self.subscribers.remove(key);
         if subscriber.outbox != NONE {
             self.outboxes.remove(subscriber.outbox as usize);
         }
@@ -436,7 +480,8 @@ impl Hub {
             self.leave(subscriber.view, subscriber.slot);
         }
         let lasted_ticks = subscriber.opened.until(self.now);
-        self.closed.push(Closed { peer: subscriber.peer, token, reason, lasted_ticks });
+        let Subscriber { peer, events, bytes, .. } = subscriber;
+        self.closed.push(Closed { peer, token, reason, lasted_ticks, events, bytes });
     }
 
     /// Takes the subscriber in this place off a view; the last one moves there.
@@ -472,6 +517,10 @@ impl Hub {
             if frame.is_empty() {
                 sse::event(frame, &event.event.borrowed(), format);
             }
+            if view.sweep_left == 0 {
+                view.stamps.clear();
+            }
+            view.stamps.push(view.tail.end_ordinal(), self.committed_at);
             view.tail.append(event.event.id, frame);
             self.tails_bytes += frame.len();
             self.tails_bytes -= trim(&mut view.tail, self.config.limits.tail_bytes_max);
@@ -533,6 +582,9 @@ impl Hub {
     pub fn invariants(&mut self) {
         let limits = self.config.limits;
         let mut frames = 0;
+        let all = self.subscribers.slab.iter().map(|(_, subscriber)| subscriber);
+        let lagging = all.filter(|subscriber| subscriber.is_lagging()).count();
+        assert_eq!(lagging, self.subscribers.lagging);
         for (key, subscriber) in &self.subscribers.slab {
             let outbox = self.outboxes.get(subscriber.outbox as usize);
             assert_eq!(outbox.is_some(), subscriber.outbox != NONE);
@@ -561,6 +613,7 @@ impl Hub {
             if subscriber.phase == Phase::Live && in_tail && subscriber.cursor <= self.seen {
                 assert_eq!(subscriber.partial, view.tail.place(subscriber.offset).partial);
                 let whole = subscriber.offset - u64::from(subscriber.partial);
+                let whole = Beginning { offset: whole, ordinal: subscriber.ordinal };
                 assert_eq!(view.tail.offset_after(subscriber.cursor), Some(whole));
             }
             let is_filling = matches!(view.fill, Fill::Running(_) | Fill::Spoiled);

@@ -13,7 +13,11 @@ use super::{
     trim,
     view::{Fill, ViewSpec},
 };
-use crate::{event::EventId, tail, wire::sse::Frames};
+use crate::{
+    event::EventId,
+    tail::{self, Beginning},
+    wire::sse::Frames,
+};
 
 /// History that should be read; the answer goes to [`Hub::handle_history`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +56,8 @@ pub struct History {
     pub reader: HistoryReader,
     /// Whole frames, in order.
     pub bytes: Vec<u8>,
+    /// How many they are.
+    pub events: u32,
     /// For a view: where the bytes begin. Every event of it after this one is in them.
     pub covered_after: EventId,
     /// For a chunk: up to where everything was considered.
@@ -69,6 +75,7 @@ impl History {
         History {
             reader,
             bytes: Vec::new(),
+            events: 0,
             covered_after: nothing,
             scanned_to: nothing,
             truncated: false,
@@ -88,26 +95,29 @@ impl Hub {
         let subscriber = &mut self.subscribers[key];
         let view_key = subscriber.view;
         let view = &mut self.views[view_key];
-        if let Some(offset) = view.tail.offset_after(subscriber.cursor) {
-            subscriber.phase = Phase::Live;
-            subscriber.offset = offset + u64::from(subscriber.partial);
+        if let Some(beginning) = view.tail.offset_after(subscriber.cursor) {
+            subscriber.offset = beginning.offset + u64::from(subscriber.partial);
+            subscriber.ordinal = beginning.ordinal;
+            subscriber.flags.set(Flags::LATE, beginning.ordinal != view.tail.end_ordinal());
+            self.subscribers.set_phase(key, Phase::Live);
             return;
         }
-        match view.fill {
+        let phase = match view.fill {
             Fill::No => {
                 let upto = view.tail.covered_after();
                 let reader = HistoryReader::View { view: view_key, generation: view.generation };
                 view.fill = Fill::Running(upto);
-                subscriber.phase = Phase::Filling;
                 let spec = Arc::clone(&view.spec);
                 self.jobs.push_back(HistoryJob { reader, spec, upto });
+                Phase::Filling
             }
-            Fill::Running(_) | Fill::Spoiled => subscriber.phase = Phase::Filling,
+            Fill::Running(_) | Fill::Spoiled => Phase::Filling,
             Fill::Done => {
-                subscriber.phase = Phase::Queued;
                 self.replay_queue.push_back(self.subscribers.token(key));
+                Phase::Queued
             }
-        }
+        };
+        self.subscribers.set_phase(key, phase);
     }
 
     /// History that should be read.
@@ -117,24 +127,24 @@ impl Hub {
                 self.replay_queue.pop_front();
                 continue;
             };
-            let subscriber = &mut self.subscribers[key];
+            let subscriber = &self.subscribers[key];
             if subscriber.phase != Phase::Queued {
                 self.replay_queue.pop_front();
                 continue;
             }
             if subscriber.flags.has(Flags::BLOCKED) {
                 // A keepalive found no room: nor would a chunk.
-                subscriber.phase = Phase::Stalled;
+                self.subscribers.set_phase(key, Phase::Stalled);
                 self.replay_queue.pop_front();
                 continue;
             }
-            let &mut Subscriber { view, cursor: after, .. } = subscriber;
+            let &Subscriber { view, cursor: after, .. } = subscriber;
             let view_generation = self.views[view].generation;
             match self.chunks.want(Place { view, view_generation, after }, token) {
                 Wanted::Full => break,
-                Wanted::Reading => subscriber.phase = Phase::Reading,
+                Wanted::Reading => self.subscribers.set_phase(key, Phase::Reading),
                 Wanted::Read(number) => {
-                    subscriber.phase = Phase::Reading;
+                    self.subscribers.set_phase(key, Phase::Reading);
                     let reader = HistoryReader::Chunk { number, after };
                     let spec = Arc::clone(&self.views[view].spec);
                     self.jobs.push_back(HistoryJob { reader, spec, upto: self.seen });
@@ -156,8 +166,9 @@ impl Hub {
                 self.handle_fill(view, generation, history);
             }
             HistoryReader::Chunk { number, after } => {
-                let History { bytes, scanned_to, truncated, failed, .. } = history;
-                let chunk = (!failed).then(|| Chunk::new(after, bytes, scanned_to, truncated));
+                let History { bytes, scanned_to, events, truncated, failed, .. } = history;
+                let chunk =
+                    (!failed).then(|| Chunk::new(after, bytes, scanned_to, events, truncated));
                 let (waiting, chunk) = self.chunks.handle_read(number, chunk);
                 for token in waiting {
                     let Some(key) = self.subscribers.find(token) else { continue };
@@ -184,9 +195,9 @@ impl Hub {
         view.fill = Fill::Done;
         // History is put where events were that the tail has dropped: who was there stands nowhere.
         for &key in &view.subscribers {
-            let subscriber = &mut self.subscribers[key];
+            let subscriber = &self.subscribers[key];
             if subscriber.phase == Phase::Live && subscriber.offset < view.tail.start() {
-                subscriber.phase = Phase::Filling;
+                self.subscribers.set_phase(key, Phase::Filling);
             }
         }
         // When the tail has been trimmed meanwhile there would be a hole between the two, and one
@@ -213,9 +224,10 @@ impl Hub {
     pub(super) fn has_lost_place(&self, key: u32) -> bool {
         let &Subscriber { view, cursor, partial, .. } = &self.subscribers[key];
         let tail = &self.views[view].tail;
-        let Some(offset) = tail.offset_after(cursor).filter(|_| partial > 0) else { return false };
+        let found = tail.offset_after(cursor).filter(|_| partial > 0);
+        let Some(Beginning { offset, ordinal }) = found else { return false };
         let inside = offset + u64::from(partial);
-        inside >= tail.end() || tail.place(inside) != tail::Place { cursor, partial }
+        inside >= tail.end() || tail.place(inside) != tail::Place { cursor, partial, ordinal }
     }
 
     /// What a subscriber waited for is there.
@@ -232,14 +244,14 @@ impl Hub {
         if subscriber.outbox != NONE || subscriber.flags.has(Flags::BLOCKED) {
             // A frame of the server's own is still on its way, or was refused for want of room:
             // the chunk is asked for again after that.
-            subscriber.phase = Phase::Stalled;
+            self.subscribers.set_phase(key, Phase::Stalled);
         } else if chunk.bytes.is_empty() {
             subscriber.cursor = chunk.scanned_to;
             self.settle(key);
         } else {
-            subscriber.phase = Phase::Sending;
             let chunk = Outbox::Chunk { chunk: Rc::clone(chunk), sent: skip };
             subscriber.outbox = self.outboxes.insert(chunk) as u32;
+            self.subscribers.set_phase(key, Phase::Sending);
         }
         self.ready.push_back(key);
     }

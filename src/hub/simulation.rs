@@ -16,6 +16,8 @@
 //! - a cursor that the server names leaves nothing behind;
 //! - who is open when the world has come to rest has everything; who was told that the runs have
 //!   ended had everything; nobody waits for an end that has been;
+//! - the hub counts what each stream has got, and what all have: no event, byte or keepalive more
+//!   or less;
 //! - a stream whose socket takes bytes is never silent for longer than the keepalive interval, and
 //!   no keepalive but the first comes within a third of it.
 //!
@@ -97,6 +99,7 @@ struct Coverage {
     keepalives: u64,
     cursors: u64,
     starved: u64,
+    weighed: u64,
 }
 
 impl Coverage {
@@ -119,6 +122,7 @@ impl Coverage {
         self.keepalives += other.keepalives;
         self.cursors += other.cursors;
         self.starved += other.starved;
+        self.weighed += other.weighed;
     }
 }
 
@@ -163,6 +167,8 @@ struct World {
     /// Where most streams begin.
     prefers: u32,
     is_draining: bool,
+    /// What the clients got that are gone.
+    gone: Counts,
     coverage: Coverage,
 }
 
@@ -213,6 +219,7 @@ impl World {
             removes_every: *[u32::MAX, 60, 10].choose(&mut rng).unwrap(),
             prefers: rng.random_range(0..8),
             is_draining: false,
+            gone: Counts::default(),
             coverage: Coverage::default(),
             rng,
         }
@@ -229,9 +236,33 @@ impl World {
             self.step();
             if self.chance(1, INVARIANTS_EVERY) {
                 self.hub.invariants();
+                self.counts_are_right();
             }
         }
         self.rest();
+    }
+
+    /// What the hub counts for all is what the clients got.
+    fn counts_are_right(&self) {
+        let Counts { bytes, events, keepalives, .. } = self.gone;
+        let twins = || self.clients.values().map(|client| &client.twin);
+        let bytes = bytes + twins().map(|twin| twin.bytes).sum::<u64>();
+        let events = events + twins().map(|twin| u64::from(twin.events)).sum::<u64>();
+        let counts = self.hub.counts();
+        assert_eq!((counts.bytes, counts.events), (bytes, events));
+        // One that was begun is counted, and heard only when it is whole.
+        let begun = twins().filter(|twin| !twin.pending.is_empty()).count() as u64 + keepalives;
+        let heard = self.coverage.keepalives;
+        assert!((heard..=heard + begun).contains(&counts.keepalives), "{counts:?} {heard}");
+        assert!(counts.replayed + self.coverage.weighed <= counts.events);
+    }
+
+    /// What the hub says of a stream that has ended is what its client got.
+    fn note_gone(&mut self, closed: Closed, twin: &Twin) {
+        assert_eq!((closed.events, closed.bytes), (twin.events, twin.bytes));
+        self.gone.events += u64::from(twin.events);
+        self.gone.bytes += twin.bytes;
+        self.gone.keepalives += u64::from(!twin.pending.is_empty());
     }
 
     fn chance(&mut self, count: u32, of: u32) -> bool {
@@ -337,10 +368,11 @@ impl World {
         let count = if self.chance(1, 3) { 3 } else { 1 };
         for _ in 0..count {
             let Some(batch) = self.undelivered.pop_front() else { return };
-            self.hub.handle_committed(&batch);
+            let at = Moment(self.now.0.wrapping_mul(10_000));
+            self.hub.handle_committed(&batch, at);
             if self.chance(1, 20) {
                 // The same once more, as while a worker is starting.
-                self.hub.handle_committed(&batch);
+                self.hub.handle_committed(&batch, at);
             }
         }
     }
@@ -414,6 +446,7 @@ impl World {
                 // It looks twice, and something may happen between the two.
                 self.remove_at_times();
                 for stored in self.journal.read(&job.spec, history.covered_after, job.upto) {
+                    history.events += 1;
                     history.bytes.extend_from_slice(stored.frame(format));
                 }
                 history.truncated = self.seems_truncated(job, history.covered_after, job.upto);
@@ -436,6 +469,7 @@ impl World {
                     history.scanned_to = EventId(self.rng.random_range(range));
                 } else {
                     for stored in events {
+                        history.events += 1;
                         history.bytes.extend_from_slice(stored.frame(format));
                         if history.bytes.len() >= self.chunk_bytes || self.rng.random_ratio(1, 20) {
                             history.scanned_to = stored.id();
@@ -601,6 +635,8 @@ impl World {
             said_goodbye: false,
             has_failed: false,
             told_of: 0,
+            bytes: 0,
+            events: 0,
         }
     }
 
@@ -644,7 +680,8 @@ impl World {
         let reason = if error == Some(Errno::TIMEDOUT) { Reason::Timeout } else { Reason::Client };
         let closed = self.hub.poll_closed().expect("a hang-up closes at once");
         assert_eq!((closed.peer, closed.reason), (Peer(peer), reason));
-        self.clients.remove(&peer);
+        let client = self.clients.remove(&peer).expect("it was there");
+        self.note_gone(closed, &client.twin);
         self.stale.push(token);
     }
 
@@ -783,6 +820,10 @@ impl World {
                 client.blocked = Some(self.now);
             }
         }
+        let coverage = &mut self.coverage;
+        self.hub.poll_latencies(Moment(self.now.0.wrapping_mul(10_000)), |_, events| {
+            coverage.weighed += u64::from(events);
+        });
         !plan.is_empty()
     }
 
@@ -830,6 +871,7 @@ impl World {
             let client = self.clients.remove(&closed.peer.0).expect("a peer is closed once");
             assert_eq!(self.hub.peer(client.token), None);
             self.stale.push(client.token);
+            self.note_gone(closed, &client.twin);
             self.coverage.closed += 1;
             let twin = &client.twin;
             let runs: &[RunId] = match &twin.spec {
@@ -903,6 +945,8 @@ impl World {
         }
         self.poll_history();
         self.hub.invariants();
+        self.counts_are_right();
+        assert_eq!(self.hub.lagging_count(), 0);
         assert_eq!(self.hub.seen(), self.journal.end);
         assert_eq!(self.hub.subscriber_count(), self.clients.len());
         assert_eq!(self.hub.chunks.len(), 0, "no chunk is left");

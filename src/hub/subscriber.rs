@@ -1,4 +1,4 @@
-//! One parked stream: some seventy bytes, and no task.
+//! One parked stream: eighty bytes, and no task.
 
 use std::rc::Rc;
 
@@ -45,7 +45,7 @@ pub(super) enum Phase {
 
 /// What is true of a subscriber beside its phase.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Flags(u8);
+pub(super) struct Flags(u16);
 
 impl Flags {
     /// The socket has taken less than it was given; the ring tells when it takes more, or the
@@ -65,6 +65,9 @@ impl Flags {
     pub(super) const STARVED: Flags = Flags(1 << 6);
     /// Its first beat is still to come.
     pub(super) const NEW: Flags = Flags(1 << 7);
+    /// It has come to its tail late, through no fault of the server's: how late what it gets up to
+    /// the end is says nothing.
+    pub(super) const LATE: Flags = Flags(1 << 8);
 
     pub(super) fn has(self, flag: Flags) -> bool {
         self.0 & flag.0 != 0
@@ -82,8 +85,13 @@ pub(super) struct Subscriber {
     /// Its view, and its place among the subscribers of that.
     pub(super) view: u32,
     pub(super) slot: u32,
-    /// Next byte in the tail, while `Live`.
+    /// Next byte in the tail, while `Live`, and the events that lie wholly before it.
     pub(super) offset: u64,
+    pub(super) ordinal: u32,
+    /// Events that the kernel has taken whole. It stops at its end.
+    pub(super) events: u32,
+    /// Bytes that the kernel has taken.
+    pub(super) bytes: u64,
     /// Everything up to this event was sent whole, or is not wanted.
     pub(super) cursor: EventId,
     /// Bytes of the event with the next id that were sent.
@@ -95,6 +103,15 @@ pub(super) struct Subscriber {
     pub(super) opened: Tick,
     pub(super) phase: Phase,
     pub(super) flags: Flags,
+}
+
+impl Subscriber {
+    /// Whether it waits for history, or for room in its socket, before it gets what is new.
+    pub(super) fn is_lagging(&self) -> bool {
+        use Phase::{Filling, Queued, Reading, Sending, Stalled};
+        let is_behind = matches!(self.phase, Filling | Queued | Reading | Sending | Stalled);
+        is_behind || self.flags.has(Flags::BLOCKED)
+    }
 }
 
 /// Bytes for one subscriber alone.
@@ -132,6 +149,8 @@ impl Outbox {
 pub(super) struct Subscribers {
     pub(super) slab: Slab<Subscriber>,
     generation: u32,
+    /// How many of them are lagging.
+    pub(super) lagging: usize,
 }
 
 impl Subscribers {
@@ -148,6 +167,31 @@ impl Subscribers {
 
     pub(super) fn token(&self, key: u32) -> Token {
         Token { key, generation: self[key].generation }
+    }
+
+    /// Moves one to another phase.
+    pub(super) fn set_phase(&mut self, key: u32, phase: Phase) {
+        self.change(key, |subscriber| subscriber.phase = phase);
+    }
+
+    /// Notes whether its socket takes nothing.
+    pub(super) fn set_blocked(&mut self, key: u32, is_blocked: bool) {
+        self.change(key, |subscriber| subscriber.flags.set(Flags::BLOCKED, is_blocked));
+    }
+
+    /// Takes one out.
+    pub(super) fn remove(&mut self, key: u32) -> Subscriber {
+        let subscriber = self.slab.remove(key as usize);
+        self.lagging -= usize::from(subscriber.is_lagging());
+        subscriber
+    }
+
+    /// Changes what it may lag by, and counts it.
+    fn change(&mut self, key: u32, change: impl FnOnce(&mut Subscriber)) {
+        let subscriber = &mut self.slab[key as usize];
+        self.lagging -= usize::from(subscriber.is_lagging());
+        change(subscriber);
+        self.lagging += usize::from(subscriber.is_lagging());
     }
 }
 
@@ -177,6 +221,6 @@ mod tests {
 
     #[test]
     fn a_subscriber_stays_small() {
-        assert!(size_of::<Subscriber>() <= 72, "{}", size_of::<Subscriber>());
+        assert!(size_of::<Subscriber>() <= 80, "{}", size_of::<Subscriber>());
     }
 }

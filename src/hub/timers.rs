@@ -219,7 +219,7 @@ impl Hub {
         let mut frame = Vec::new();
         sse::retry(&mut frame, Duration::from_millis(retry_ms));
         subscriber.outbox = self.outboxes.insert(Outbox::frame(frame)) as u32;
-        subscriber.phase = Phase::Closing;
+        self.subscribers.set_phase(key, Phase::Closing);
         self.ready.push_back(key);
         self.wheel.arm(&mut self.subscribers, key, self.now.plus(GOODBYE_TICKS));
     }

@@ -9,6 +9,7 @@ use std::{
 use slab::Slab;
 use smallvec::SmallVec;
 
+use super::stamps::Stamps;
 use crate::{
     event::{EventId, Format, Label, RunId, Scope, Selection},
     journal::CommittedEvent,
@@ -53,6 +54,8 @@ pub(super) struct View {
     /// new event starts the count again; the hand goes round and round.
     pub(super) sweep_at: u32,
     pub(super) sweep_left: u32,
+    /// When the events of that round were committed.
+    pub(super) stamps: Stamps,
     /// Of a view of given runs: those that have not ended.
     pub(super) unended: SmallVec<[RunId; 2]>,
 }
@@ -99,6 +102,7 @@ impl Views {
             subscribers: Keys::new(),
             sweep_at: 0,
             sweep_left: 0,
+            stamps: Stamps::default(),
             unended: unended.into(),
         }) as u32;
         match &spec.selection.scope {

@@ -37,6 +37,8 @@ pub fn abort_on_panic() {
     panic::set_hook(Box::new(move |panic| {
         if !CONTAINED.get() {
             report(panic);
+            // What was logged before may say why.
+            log::logger().flush();
             process::abort();
         }
     }));

@@ -1,5 +1,11 @@
 //! Status codes and what they are called.
 
+/// Every status that is answered.
+pub const STATUSES: [u16; 26] = [
+    200, 201, 204, 304, 400, 401, 403, 404, 405, 406, 408, 409, 411, 412, 413, 414, 415, 417, 422,
+    429, 431, 500, 501, 503, 505, 507,
+];
+
 /// Names a status (RFC 9110 §15, RFC 6585, RFC 4918 §11.5).
 pub fn reason_phrase(status: u16) -> &'static str {
     match status {
@@ -31,5 +37,17 @@ pub fn reason_phrase(status: u16) -> &'static str {
         505 => "HTTP Version Not Supported",
         507 => "Insufficient Storage",
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_answer_has_a_name_and_every_name_an_answer() {
+        let named: Vec<u16> =
+            (200..600).filter(|status| !reason_phrase(*status).is_empty()).collect();
+        assert_eq!(named, STATUSES);
     }
 }

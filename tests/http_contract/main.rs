@@ -10,6 +10,7 @@ mod connections;
 mod cors;
 mod dangerous;
 mod early_answers;
+mod metrics;
 mod once;
 mod pages;
 mod runs;

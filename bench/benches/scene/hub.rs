@@ -5,7 +5,10 @@ use std::{hint::black_box, sync::Arc};
 
 use tidewheel::{
     event::{Event, EventId, EventType, Format, Json, Labels, RunId, Scope, Selection, Timestamp},
-    hub::{History, Hub, HubConfig, HubLimits, Outgoing, Peer, Start, Subscribe, Token, ViewSpec},
+    hub::{
+        History, Hub, HubConfig, HubLimits, Moment, Outgoing, Peer, Start, Subscribe, Token,
+        ViewSpec,
+    },
     journal::{CommittedBatch, CommittedEvent},
     limits::{
         CURSOR_LAG_IDS, REPLAY_CHUNKS_MAX, SEND_SLICE_MAX, TAIL_FILL_BYTES, TAILS_BYTES_MAX,
@@ -164,7 +167,7 @@ impl Streams {
             event.event.id = last;
         }
         batch.last_id = last;
-        self.hub.handle_committed(batch);
+        self.hub.handle_committed(batch, Moment(0));
     }
 
     /// Sends until nobody has anything to send; how many sends that were.
@@ -179,6 +182,9 @@ impl Streams {
             for (send, taken) in plan.iter().zip(&*taken) {
                 assert_eq!(hub.handle_sent(send, Ok(*taken)), None);
             }
+            hub.poll_latencies(Moment(0), |late, events| {
+                black_box((late, events));
+            });
             sends += plan.len() as u64;
         }
         sends
@@ -213,6 +219,7 @@ impl Streams {
         let job = self.hub.poll_history().expect("somebody waits for history");
         self.hub.handle_history(History {
             reader: job.reader,
+            events: 1,
             bytes: history,
             covered_after: EventId(0),
             scanned_to: EventId(0),

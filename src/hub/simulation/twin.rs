@@ -36,6 +36,9 @@ pub(super) struct Twin {
     pub(super) has_failed: bool,
     /// Of several runs: what retention had taken by this removal, it was told.
     pub(super) told_of: u64,
+    /// Bytes that have come, and events of the journal that have come whole.
+    pub(super) bytes: u64,
+    pub(super) events: u32,
 }
 
 impl Twin {
@@ -51,6 +54,7 @@ impl Twin {
         let is_start = self.pending.is_empty() && self.greeting.is_empty();
         let mut quiet_ticks = if is_start { self.last_output.until(now) } else { u32::MAX };
         self.last_output = now;
+        self.bytes += bytes.len() as u64;
         let said_goodbye = self.said_goodbye;
         let greeted = self.greeting.len().min(bytes.len());
         assert!(self.greeting.drain(..greeted).eq(bytes[..greeted].iter().copied()));
@@ -126,6 +130,7 @@ impl Twin {
         let skipped = &journal.events[journal.after(self.cursor)..index];
         coverage.left_out += skipped.iter().filter(|stored| stored.belongs_to(spec)).count() as u64;
         self.cursor = id;
+        self.events += 1;
     }
 
     /// Something between two ids is gone, and nothing else is between them.
