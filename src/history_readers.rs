@@ -174,4 +174,24 @@ mod tests {
         readers.close();
         assert!(readers.submit(Box::new(|_, _| {})).is_err());
     }
+
+    #[test]
+    fn who_looks_after_the_server_goes_first() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let readers = HistoryReaders::start(&store, &Arc::default(), &Arc::default(), 1).unwrap();
+        let (go_on, told) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
+        let submit = |name: &'static str, how: fn(&HistoryReaders, _) -> Result<(), HistoryJob>| {
+            let sender = sender.clone();
+            let job: HistoryJob = Box::new(move |_, _| sender.send(name).unwrap());
+            assert!(how(&readers, job).is_ok());
+        };
+        assert!(readers.submit(Box::new(move |_, _| told.recv().unwrap())).is_ok());
+        submit("replay", HistoryReaders::submit);
+        submit("another", HistoryReaders::submit);
+        submit("metrics", HistoryReaders::submit_first);
+        go_on.send(()).unwrap();
+        let done: Vec<&str> = receiver.iter().take(3).collect();
+        assert_eq!(done, ["metrics", "replay", "another"]);
+    }
 }

@@ -16,7 +16,7 @@ use tidewheel::cli;
 use tidewheel::config::SETTINGS;
 use tidewheel::journal::verify::Kind;
 use tidewheel::limits;
-use tidewheel::route::{Route, route};
+use tidewheel::route::{Route, TEMPLATES, route};
 use tidewheel::wire::request::parse_head;
 use tidewheel::wire::status::reason_phrase;
 
@@ -173,6 +173,9 @@ fn the_table_of_routes_is_that_of_the_router() {
     let (_, templates) = source.split_once("fn template(").expect("routes have templates");
     let templates = templates.split('"').skip(1).step_by(2).filter(|text| text.starts_with('/'));
     assert_eq!(set(documented.keys().map(String::as_str)), set(templates));
+    // Those by which requests are counted.
+    let paths = TEMPLATES.into_iter().filter(|template| template.starts_with('/'));
+    assert_eq!(set(documented.keys().map(String::as_str)), set(paths));
 
     for (path, methods) in &documented {
         let known = ["GET", "POST", "PATCH", "DELETE", "PUT", "TRACE", "CONNECT", "QUERY"];

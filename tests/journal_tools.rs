@@ -377,7 +377,7 @@ fn only_the_address_for_administration_makes_backups() {
     let local = || support::Client::try_connect_local(Path::new(&socket)).unwrap();
     local().request("POST", "/admin/backup", &[], "").expect(405);
     local().request("GET", "/admin/other", &[], "").expect(404);
-    for target in ["/health", "/health/ready", "/worker"] {
+    for target in ["/health", "/health/ready", "/metrics", "/worker"] {
         local().request("GET", target, &[], "").expect(200);
     }
     // What the public address has, and nothing from a page of a browser.

@@ -11,6 +11,7 @@ use super::{
     stamps::{self, Moment},
     subscriber::{Flags, NONE, Outbox, Phase},
     token::{Peer, Token},
+    view::View,
 };
 use crate::tail;
 
@@ -85,33 +86,7 @@ impl Hub {
             }
             Source::Tail { view, offset } => {
                 subscriber.flags.set(Flags::KEEPALIVE_DUE, false);
-                let tail = &self.views[view].tail;
-                let end = offset + tail.read(offset).len() as u64;
-                subscriber.offset = offset + count as u64;
-                let is_late = subscriber.flags.has(Flags::LATE);
-                let place = if subscriber.offset == tail.end() {
-                    subscriber.flags.set(Flags::LATE, false);
-                    let (cursor, ordinal) = (tail.last_id(), tail.end_ordinal());
-                    tail::Place { cursor, partial: 0, ordinal }
-                } else {
-                    tail.place(subscriber.offset)
-                };
-                let from = subscriber.ordinal;
-                let events = place.ordinal.wrapping_sub(from);
-                subscriber.cursor = place.cursor;
-                subscriber.partial = place.partial;
-                subscriber.ordinal = place.ordinal;
-                subscriber.events = subscriber.events.saturating_add(events);
-                self.counts.events += u64::from(events);
-                if tail.is_history(offset) {
-                    self.counts.replayed += u64::from(events);
-                } else if !is_late {
-                    let unweighed = &mut self.unweighed;
-                    self.views[view].stamps.weigh(from, place.ordinal, |at, events| {
-                        stamps::add(unweighed, at, events);
-                    });
-                }
-                subscriber.offset == end
+                self.move_on(key, view, offset, count)
             }
             Source::Keepalive(bytes) => {
                 self.counts.keepalives += 1;
@@ -133,6 +108,38 @@ impl Hub {
             self.ready.push_back(key);
         }
         None
+    }
+
+    /// Of what lies in the tail at `offset` so many bytes were sent: true if that was all of its
+    /// segment.
+    fn move_on(&mut self, key: u32, view: u32, offset: u64, count: usize) -> bool {
+        let subscriber = &mut self.subscribers[key];
+        let View { tail, stamps, .. } = &self.views[view];
+        let segment_end = offset + tail.read(offset).len() as u64;
+        let (from, is_late) = (subscriber.ordinal, subscriber.flags.has(Flags::LATE));
+        subscriber.offset = offset + count as u64;
+        let place = if subscriber.offset == tail.end() {
+            subscriber.flags.set(Flags::LATE, false);
+            tail::Place { cursor: tail.last_id(), partial: 0, ordinal: tail.end_ordinal() }
+        } else {
+            tail.place(subscriber.offset)
+        };
+        subscriber.cursor = place.cursor;
+        subscriber.partial = place.partial;
+        subscriber.ordinal = place.ordinal;
+        let is_whole = subscriber.offset == segment_end;
+        let events = place.ordinal.wrapping_sub(from);
+        if tail.is_history(offset) {
+            self.note_replayed(key, events);
+            return is_whole;
+        }
+        subscriber.events = subscriber.events.saturating_add(events);
+        self.counts.events += u64::from(events);
+        if !is_late {
+            let unweighed = &mut self.unweighed;
+            stamps.weigh(from, place.ordinal, |at, events| stamps::add(unweighed, at, events));
+        }
+        is_whole
     }
 
     /// What was sent since the last call was written at `written_at`: tells how many events were so
@@ -267,7 +274,7 @@ impl Hub {
         }
     }
 
-    /// Counts events of a chunk.
+    /// Counts events that were read from the journal.
     fn note_replayed(&mut self, key: u32, events: u32) {
         let subscriber = &mut self.subscribers[key];
         subscriber.events = subscriber.events.saturating_add(events);

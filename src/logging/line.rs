@@ -89,7 +89,7 @@ struct Pair<'a> {
     key: &'a str,
 }
 
-impl<'v> VisitValue<'v> for Pair<'_> {
+impl VisitValue<'_> for Pair<'_> {
     fn visit_any(&mut self, value: Value) -> Result<(), kv::Error> {
         self.line.text(self.key, &value.to_string());
         Ok(())

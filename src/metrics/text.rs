@@ -1,4 +1,4 @@
-//! Metrics as text: OpenMetrics 1.0 from `prometheus-client`, and for all others the form 0.0.4.
+//! Metrics as text: `OpenMetrics` 1.0 from `prometheus-client`, and for all others the form 0.0.4.
 //!
 //! The two differ in what a counter is called above its samples, and in the last line, so the second
 //! is made of the first.
@@ -130,18 +130,18 @@ impl Collector for Families {
                         Number::Whole(value) => metric.encode_counter(value, NO_EXEMPLAR),
                         Number::Real(value) => metric.encode_counter(value, NO_EXEMPLAR),
                     }
-                })?,
+                }),
                 Values::Gauges(samples) => {
                     each(&mut metric, samples, |metric, value| match value {
                         Number::Whole(value) => metric.encode_gauge(value),
                         Number::Real(value) => metric.encode_gauge(value),
-                    })?
+                    })
                 }
                 Values::Histograms(samples) => each(&mut metric, samples, |metric, counted| {
                     let Counted { buckets, sum, count } = counted;
                     metric.encode_histogram::<NoLabelSet>(*sum, *count, buckets, None)
-                })?,
-            }
+                }),
+            }?;
         }
         Ok(())
     }

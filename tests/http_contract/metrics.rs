@@ -11,20 +11,23 @@ use rustix::process::Signal;
 use crate::support::{Server, Sse, eventually};
 
 /// Every sample, by its name with its labels.
-fn samples(server: &Server) -> BTreeMap<String, f64> {
+fn samples(server: &Server) -> BTreeMap<String, String> {
     let answer = server.get("/metrics").expect(200);
     assert_eq!(answer.header("Content-Type"), Some("text/plain; version=0.0.4; charset=utf-8"));
     let lines = answer.text().lines().filter(|line| !line.starts_with('#'));
     lines
         .map(|line| {
             let (name, value) = line.rsplit_once(' ').expect("a name and a value");
-            (name.to_owned(), value.parse().expect("a number"))
+            (name.to_owned(), value.to_owned())
         })
         .collect()
 }
 
-fn sample(samples: &BTreeMap<String, f64>, name: &str) -> u64 {
-    *samples.get(name).unwrap_or_else(|| panic!("there is no {name} in {samples:#?}")) as u64
+/// The whole part of one.
+fn sample(samples: &BTreeMap<String, String>, name: &str) -> u64 {
+    let value = samples.get(name).unwrap_or_else(|| panic!("there is no {name} in {samples:#?}"));
+    let whole = value.split('.').next().unwrap_or_default();
+    whole.parse().unwrap_or_else(|_| panic!("{name} is {value}"))
 }
 
 /// Reads so many events, and says how many bytes the frames had.
