@@ -173,7 +173,8 @@ mod tests {
         let counts: Vec<u64> = counted.buckets.iter().map(|(_, count)| *count).collect();
         assert_eq!(counts[..4], [2, 1, 1_003, 5]);
         assert_eq!(counts.last(), Some(&1));
-        assert_eq!((counted.count, counted.sum as u64), (5_098, 4_097 * 4_098 / 2 + 5_000));
+        assert_eq!(counted.count, 5_098);
+        assert!((counted.sum - f64::from(4_097 * 4_098 / 2 + 5_000)).abs() < 0.5, "{counted:?}");
     }
 
     #[test]
