@@ -726,6 +726,7 @@ mod tests {
             let reply: Reply = Box::new(move |answer| drop(sender.send(answer)));
             writer.write_without_waking(append(1), reply).unwrap();
         }
+        std::thread::sleep(Duration::from_millis(50));
         assert_eq!(writer.status().queued_events, 100, "it sleeps");
         writer.wake();
         for _ in 0..100 {

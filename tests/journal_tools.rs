@@ -159,11 +159,17 @@ fn a_backup_comes_back_as_it_was() {
     let mut rng = seeded();
     let place = Place::new();
     let mut server = Server::with(&SMALL_WINDOWS);
+    // One key is moved out of the log with its event, the other is still there.
+    let oldest = server.new_run();
+    let append = |server: &Server, run: u64, key: &str| {
+        let target = format!("/runs/{run}/events");
+        let key = [("Idempotency-Key", key)];
+        server.request("POST", &target, &key, r#"{"type":"A"}"#).expect(201).json()
+    };
+    let moved = append(&server, oldest, "the first");
     let runs = write_randomly(&server, &mut rng, 220);
     server.end(runs[0], "completed").expect(200);
-    let key = [("Idempotency-Key", "the last")];
-    let target = format!("/runs/{}/events", runs[1]);
-    let first = server.request("POST", &target, &key, r#"{"type":"A"}"#).expect(201).json();
+    let first = append(&server, runs[1], "the last");
     let before = server.json("/runs?limit=1000");
     server.terminate();
     let journal = journal_of(&server);
@@ -191,8 +197,8 @@ fn a_backup_comes_back_as_it_was() {
     // A server goes on with it: same runs, keys that still count, ids 2^32 higher.
     let server = Server::on(&restored, &SMALL_WINDOWS);
     assert_eq!(server.json("/runs?limit=1000"), before);
-    let repeated = server.request("POST", &target, &key, r#"{"type":"A"}"#).expect(201).json();
-    assert_eq!(repeated, first);
+    assert_eq!(append(&server, runs[1], "the last"), first);
+    assert_eq!(append(&server, oldest, "the first"), moved);
     let lost = last_id + 5;
     let reset_at = |cursor: u64| {
         let target = format!("/runs/{}/events?after_id={cursor}", runs[1]);
@@ -283,6 +289,49 @@ fn a_backup_of_a_served_journal_has_everything_that_was_answered() {
     // The keeper is at work again.
     let before = server.log();
     assert!(!before.contains("cut off"), "{before}");
+}
+
+#[test]
+fn what_a_slow_client_has_not_read_yet_stays_where_it_is() {
+    let place = Place::new();
+    let socket = place.path("admin");
+    let admin = format!("unix:{socket}");
+    let server = Server::with(&[&SMALL_WINDOWS[..], &["--admin-listen", &admin]].concat());
+    let run = server.new_run();
+    let body = |events: usize| {
+        let event = format!("{{\"type\":\"A\",\"payload\":\"{}\"}}", "x".repeat(4_000));
+        format!("[{}]", vec![event; events].join(","))
+    };
+    let publish = |events| server.post(&format!("/runs/{run}/events"), &body(events)).expect(201);
+    let windows = || server.json("/worker")["journal"]["windows"].as_u64().unwrap();
+    for _ in 0..10 {
+        publish(200);
+    }
+    support::eventually("windows are made", || (windows() > 2).then_some(()));
+    publish(10);
+    let mut reader = UnixStream::connect(&socket).unwrap();
+    reader.set_read_timeout(Some(DEADLINE)).unwrap();
+    reader.write_all(b"GET /admin/backup HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let mut bytes = vec![0; 100_000];
+    reader.read_exact(&mut bytes).unwrap();
+    // So much that all of the log would be moved now, with what is in the backup.
+    for _ in 0..5 {
+        publish(200);
+    }
+    thread::sleep(Duration::from_millis(500));
+    reader.read_to_end(&mut bytes).unwrap();
+    let start = support::http::find(&bytes, b"\r\n\r\n").unwrap() + 4;
+    let (backup, restored) = (place.path("backup"), place.path("restored"));
+    fs::write(&backup, &bytes[start..]).unwrap();
+    done(&["restore", &backup, "--journal", &restored]);
+    is_whole(&restored);
+    assert!(export(&restored, &[]).len() >= 2_011, "all that was answered before it began");
+    // And then the keeper goes on.
+    let made = windows();
+    support::eventually("it catches up", || {
+        publish(10);
+        (windows() > made).then_some(())
+    });
 }
 
 #[test]
