@@ -17,9 +17,10 @@
 mod inspect;
 
 use std::io;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 use redb::{
     AccessGuard, Builder, Database, Durability, Key, Range, ReadableDatabase, ReadableTable,
@@ -63,11 +64,49 @@ fn rows_of(table: Table) -> Rows {
     })
 }
 
+/// A database, until it is closed. A server ends while its loops may still hold the store, so that
+/// dropping it would be left to nobody.
+#[derive(Debug)]
+struct DatabaseFile(RwLock<Option<Database>>);
+
+/// Keeps a database open.
+struct InUse<'a>(RwLockReadGuard<'a, Option<Database>>);
+
+impl DatabaseFile {
+    fn new(database: Database) -> DatabaseFile {
+        DatabaseFile(RwLock::new(Some(database)))
+    }
+
+    fn get(&self) -> Result<InUse<'_>, redb::Error> {
+        let database = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        if database.is_some() { Ok(InUse(database)) } else { Err(redb::Error::DatabaseClosed) }
+    }
+
+    fn get_mut(&mut self) -> Result<&mut Database, redb::CompactionError> {
+        let database = self.0.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut();
+        database.ok_or(redb::CompactionError::Storage(redb::StorageError::DatabaseClosed))
+    }
+
+    /// Waits for those who use it.
+    fn close(&self) -> Result<(), redb::Error> {
+        let database = self.0.write().unwrap_or_else(PoisonError::into_inner).take();
+        Ok(database.map_or(Ok(()), Database::close)?)
+    }
+}
+
+impl Deref for InUse<'_> {
+    type Target = Database;
+
+    fn deref(&self) -> &Database {
+        self.0.as_ref().expect("it was open when the lock was taken")
+    }
+}
+
 /// Keeps the journal in a directory.
 #[derive(Debug)]
 pub struct RedbStore {
-    log: Database,
-    cold: Database,
+    log: DatabaseFile,
+    cold: DatabaseFile,
     room: Arc<dyn Room>,
     path: PathBuf,
     cold_path: PathBuf,
@@ -127,8 +166,8 @@ impl RedbStore {
         cold.set_cache_size(cold_cache_bytes);
         let cold = trusted(|| open_database(&*disk, COLD_FILE, &cold, make_cold)).map_err(fail)?;
         Ok(RedbStore {
-            log,
-            cold,
+            log: DatabaseFile::new(log),
+            cold: DatabaseFile::new(cold),
             room: disk,
             path,
             cold_path,
@@ -163,7 +202,8 @@ impl RedbStore {
     }
 
     fn write(&self, values: &[(EventId, Vec<u8>)], sync: bool) -> Result<(), redb::Error> {
-        let mut transaction = self.log.begin_write()?;
+        let log = self.log.get()?;
+        let mut transaction = log.begin_write()?;
         if !sync {
             transaction.set_durability(Durability::None)?;
             self.unsynced.fetch_add(1, SeqCst);
@@ -183,7 +223,8 @@ impl RedbStore {
     }
 
     fn remove(&self, upto: EventId, max: usize) -> Result<usize, redb::Error> {
-        let mut transaction = self.log.begin_write()?;
+        let log = self.log.get()?;
+        let mut transaction = log.begin_write()?;
         transaction.set_durability(Durability::None)?;
         self.unsynced.fetch_add(1, SeqCst);
         let count = {
@@ -207,7 +248,8 @@ impl RedbStore {
         if self.synced.load(SeqCst) < self.unsynced.load(SeqCst) {
             self.write(&[], true)?;
         }
-        let mut transaction = self.cold.begin_write()?;
+        let cold = self.cold.get()?;
+        let mut transaction = cold.begin_write()?;
         transaction.set_quick_repair(true);
         for changes in changes.chunk_by(|one, other| one.table == other.table) {
             let mut table = transaction.open_table(rows_of(changes[0].table))?;
@@ -230,7 +272,8 @@ impl RedbStore {
         backwards: bool,
         visit: ValueVisitor<'_>,
     ) -> Result<(), redb::Error> {
-        let mut values = trusted(|| range(&self.log.begin_read()?.open_table(VALUES)?))?;
+        let log = self.log.get()?;
+        let mut values = trusted(|| range(&log.begin_read()?.open_table(VALUES)?))?;
         while let Some((key, value)) = next(&mut values, backwards)? {
             let (key, value) = trusted(|| Ok((key.value(), value.value())))?;
             if visit(EventId(key), value).is_break() {
@@ -249,7 +292,8 @@ impl RedbStore {
         backwards: bool,
         visit: RowVisitor<'_>,
     ) -> Result<(), redb::Error> {
-        let open = || range(&self.cold.begin_read()?.open_table(rows_of(table))?);
+        let cold = self.cold.get()?;
+        let open = || range(&cold.begin_read()?.open_table(rows_of(table))?);
         let mut rows = trusted(open)?;
         while let Some((key, row)) = next(&mut rows, backwards)? {
             let (key, row) = trusted(|| Ok((key.value(), row.value())))?;
@@ -274,17 +318,23 @@ impl Store for RedbStore {
     fn close(&self) -> Result<(), StoreError> {
         self.check_failure()?;
         self.hold_room(0)?;
-        let commit = || {
-            let mut transaction = self.log.begin_write()?;
+        let close_log = || {
+            let log = self.log.get()?;
+            let mut transaction = log.begin_write()?;
             // It is synced before the header says that it is the newest, so there is no excuse.
             transaction.set_two_phase_commit(true);
-            Ok(transaction.commit()?)
+            transaction.commit()?;
+            drop(log);
+            self.log.close()
         };
-        trusted(commit).map_err(|error| self.fail(&self.path, &error))
+        let log = trusted(close_log).map_err(|error| self.fail(&self.path, &error));
+        let cold = trusted(|| self.cold.close());
+        log.and(cold.map_err(|error| self.fail(&self.cold_path, &error)))
     }
 
     fn get(&self, key: EventId, visit: &mut dyn FnMut(&[u8])) -> Result<bool, StoreError> {
-        let read = || Ok(self.log.begin_read()?.open_table(VALUES)?.get_owned(key.0)?);
+        let log = self.log.get().map_err(unreadable(&self.path))?;
+        let read = || Ok(log.begin_read()?.open_table(VALUES)?.get_owned(key.0)?);
         let Some(value) = trusted(read).map_err(unreadable(&self.path))? else { return Ok(false) };
         visit(trusted(|| Ok(value.value())).map_err(unreadable(&self.path))?);
         Ok(true)
@@ -318,7 +368,8 @@ impl Store for RedbStore {
 
     fn removed_through(&self) -> Result<EventId, StoreError> {
         let read = || {
-            let removed = self.log.begin_read()?.open_table(META)?.get(META_REMOVED)?;
+            let log = self.log.get()?;
+            let removed = log.begin_read()?.open_table(META)?.get(META_REMOVED)?;
             Ok(EventId(removed.map_or(0, |removed| removed.value())))
         };
         trusted(read).map_err(unreadable(&self.path))
@@ -410,7 +461,10 @@ fn open_database(
 /// What an error means that came while this file was read.
 fn unreadable(path: &Path) -> impl Fn(redb::Error) -> StoreError {
     move |error| match error {
-        redb::Error::Io(_) | redb::Error::PreviousIo | redb::Error::LockPoisoned(_) => {
+        redb::Error::Io(_)
+        | redb::Error::PreviousIo
+        | redb::Error::DatabaseClosed
+        | redb::Error::LockPoisoned(_) => {
             StoreError::Unreadable(format!("{}: {error}", path.display()))
         }
         redb::Error::Corrupted(reason) => {
@@ -552,12 +606,35 @@ mod tests {
     }
 
     #[test]
+    fn a_store_that_is_closed_leaves_whole_files_whoever_holds_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = RedbStore::open(directory.path()).unwrap();
+        store.append(&[value(1, 10)], true).unwrap();
+        let states = || {
+            let copy = tempfile::tempdir().unwrap();
+            for name in [LOG_FILE, COLD_FILE] {
+                fs::copy(directory.path().join(name), copy.path().join(name)).unwrap();
+            }
+            let Inspected { log, cold, .. } = RedbStore::inspect(copy.path()).unwrap();
+            (log, cold)
+        };
+        assert_eq!(states(), (FileState::NotClosed, FileState::NotClosed));
+        store.close().unwrap();
+        assert_eq!(states(), (FileState::Whole, FileState::Whole));
+        assert!(matches!(store.append(&[value(2, 10)], true), Err(StoreError::Failed(_))));
+        let read = store.get(EventId(1), &mut |_| {});
+        assert!(matches!(read, Err(StoreError::Unreadable(_))), "{read:?}");
+    }
+
+    #[test]
     fn a_newer_journal_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let store = RedbStore::open(directory.path()).unwrap();
-        let transaction = store.log.begin_write().unwrap();
+        let log = store.log.get().unwrap();
+        let transaction = log.begin_write().unwrap();
         transaction.open_table(META).unwrap().insert(META_FORMAT, 7).unwrap();
         transaction.commit().unwrap();
+        drop(log);
         drop(store);
         let error = RedbStore::open(directory.path()).unwrap_err();
         assert!(matches!(error, OpenError::Newer { found: 7, .. }), "{error}");

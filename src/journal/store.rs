@@ -194,8 +194,9 @@ pub trait Store: Send + Sync {
     /// [`StoreError::Failed`].
     fn append(&self, values: &[(EventId, Vec<u8>)], sync: bool) -> Result<(), StoreError>;
 
-    /// Nothing is added any more: leaves what is on disk so that damage done to it cannot be taken
-    /// for a commit that a power cut has cut short.
+    /// Nothing is added or read any more, whoever still holds the store: leaves what is on disk so
+    /// that it opens without a repair, and damage done to it cannot be taken for a commit that a
+    /// power cut has cut short.
     ///
     /// # Errors
     /// [`StoreError::Failed`], or [`StoreError::DiskFull`]: then it is as after a power cut.

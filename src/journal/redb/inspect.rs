@@ -16,8 +16,8 @@ use redb::{Builder, Database, ReadableDatabase};
 
 use self::overlay::Overlay;
 use super::{
-    COLD_FILE, LOG_FILE, META, META_FORMAT, RedbStore, check_format, make_cold, make_log,
-    open_error, rows_of, trusted,
+    COLD_FILE, DatabaseFile, LOG_FILE, META, META_FORMAT, RedbStore, check_format, make_cold,
+    make_log, open_error, rows_of, trusted,
 };
 use crate::journal::disk::Room;
 use crate::journal::store::{OpenError, StoreError, Table};
@@ -121,8 +121,8 @@ impl RedbStore {
         }
         let room = Arc::new(Untouched { files: [path.clone(), cold_path.clone()] });
         let store = RedbStore {
-            log,
-            cold,
+            log: DatabaseFile::new(log),
+            cold: DatabaseFile::new(cold),
             room,
             path,
             cold_path,
@@ -141,8 +141,10 @@ impl RedbStore {
         let fail = |path: &Path, error: &redb::CompactionError| {
             StoreError::Failed(format!("{}: {error}", path.display()))
         };
-        let log = self.log.compact().map_err(|error| fail(&self.path, &error))?;
-        let cold = self.cold.compact().map_err(|error| fail(&self.cold_path, &error))?;
+        let log = self.log.get_mut().and_then(Database::compact);
+        let log = log.map_err(|error| fail(&self.path, &error))?;
+        let cold = self.cold.get_mut().and_then(Database::compact);
+        let cold = cold.map_err(|error| fail(&self.cold_path, &error))?;
         Ok(log || cold)
     }
 }
