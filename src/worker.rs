@@ -170,6 +170,8 @@ impl Worker {
         let hub_config = HubConfig {
             keepalive_ticks: Tick(0).after(settings.keepalive_interval).0,
             client_timeout_ticks: Tick(0).after(settings.client_timeout).0,
+            lifetime_ticks: Tick(0).after(settings.max_stream_lifetime).0,
+            lifetime_retry_ms_max: settings.retry.as_millis() as u32,
             seed: shared.clock.now().0 ^ ((id as u64) << 32),
             limits: HubLimits::default(),
         };

@@ -186,6 +186,8 @@ settings! {
     drain_grace: Duration = "0s" in Duration::ZERO..=HOUR;
     /// the time after that over which streams are ended, so that their clients do not all return at once
     drain_window: Duration = "5s" in Duration::ZERO..=HOUR;
+    /// a stream is ended after this long, or up to a tenth less or more, so that long-lived clients come back, to another server perhaps; 0s for never
+    max_stream_lifetime: Duration = "0s" in Duration::ZERO..=30 * 24 * HOUR;
     /// most connections at one time; 0 is as many as the limit on open files allows
     max_connections: Option<NonZeroU32> = "0";
     /// largest request body; NDJSON may be of any length

@@ -217,24 +217,24 @@ impl Hub {
         if subscriber.outbox != NONE {
             return Some(Source::Outbox(subscriber.outbox));
         }
-        match subscriber.phase {
-            Phase::Live => {
-                let view = &self.views[subscriber.view];
-                if subscriber.offset < view.tail.start() {
-                    self.settle(key);
-                } else if subscriber.offset < view.tail.end() {
-                    let (view, offset) = (subscriber.view, subscriber.offset);
-                    return Some(Source::Tail { view, offset });
-                } else if view.has_ended() {
-                    self.close(key, Reason::RunEnded);
-                    return None;
-                }
-            }
-            Phase::Closing => {
-                self.close(key, Reason::Drain);
+        if let (Some(reason), 0) = (subscriber.ending, subscriber.partial) {
+            if subscriber.phase == Phase::Closing {
+                self.close(key, reason);
                 return None;
             }
-            _ => {}
+            return Some(self.goodbye(key, reason));
+        }
+        if subscriber.phase == Phase::Live {
+            let view = &self.views[subscriber.view];
+            if subscriber.offset < view.tail.start() {
+                self.settle(key);
+            } else if subscriber.offset < view.tail.end() {
+                let (view, offset) = (subscriber.view, subscriber.offset);
+                return Some(Source::Tail { view, offset });
+            } else if view.has_ended() {
+                self.close(key, Reason::RunEnded);
+                return None;
+            }
         }
         let subscriber = &self.subscribers[key];
         if subscriber.flags.has(Flags::KEEPALIVE_DUE) && subscriber.partial == 0 {
@@ -247,12 +247,11 @@ impl Hub {
     pub(super) fn has_more(&self, key: u32) -> bool {
         let subscriber = &self.subscribers[key];
         match subscriber.phase {
-            _ if subscriber.outbox != NONE => true,
+            _ if subscriber.outbox != NONE || subscriber.ending.is_some() => true,
             Phase::Live => {
                 let view = &self.views[subscriber.view];
                 subscriber.offset < view.tail.end() || view.has_ended()
             }
-            Phase::Closing => true,
             _ => subscriber.flags.has(Flags::KEEPALIVE_DUE),
         }
     }

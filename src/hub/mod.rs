@@ -34,6 +34,7 @@
 
 mod chunks;
 mod delivery;
+mod ending;
 mod replay;
 #[cfg(test)]
 mod simulation;
@@ -50,6 +51,7 @@ use slab::Slab;
 
 use self::{
     chunks::Chunks,
+    ending::Drain,
     stamps::Unweighed,
     subscriber::{Flags, NONE, Outbox, Phase, Subscriber, Subscribers},
     timers::{PROBE_TICKS, until_first},
@@ -78,6 +80,10 @@ pub struct HubConfig {
     pub keepalive_ticks: u32,
     /// A `unix:` subscriber that takes nothing for this long is closed.
     pub client_timeout_ticks: u32,
+    /// A stream ends after about this long; 0 for never.
+    pub lifetime_ticks: u32,
+    /// Longest wait before it comes back that such a stream asks of its client.
+    pub lifetime_retry_ms_max: u32,
     /// Seed of what is spread at random.
     pub seed: u64,
     /// How much it may hold.
@@ -154,6 +160,8 @@ pub enum Reason {
     Timeout,
     /// Its history could not be read.
     Error,
+    /// It has been open for as long as a stream may be.
+    Lifetime,
     /// The server is going down.
     Drain,
 }
@@ -177,6 +185,7 @@ impl Reason {
             Reason::RunDeleted => "run_deleted",
             Reason::Timeout => "timeout",
             Reason::Error => "error",
+            Reason::Lifetime => "lifetime",
             Reason::Drain => "drain",
         }
     }
@@ -238,7 +247,7 @@ pub struct Hub {
     jobs: VecDeque<HistoryJob>,
     closed: Vec<Closed>,
     random: u64,
-    drain_retry_ms_max: u32,
+    drain: Option<Drain>,
     counts: Counts,
     /// When the batch that is taken in was committed.
     committed_at: Moment,
@@ -278,7 +287,7 @@ impl Hub {
             trim_hand: 0,
             jobs: VecDeque::new(),
             closed: Vec::new(),
-            drain_retry_ms_max: 0,
+            drain: None,
             counts: Counts::default(),
             committed_at: Moment::default(),
             unweighed: Unweighed::new(),
@@ -372,7 +381,7 @@ impl Hub {
         flags.set(Flags::LOCAL, is_local);
         flags.set(Flags::KEEPALIVE_DUE, true);
         let key = self.insert(peer, NONE, EventId(0), Phase::Probe, flags, Vec::new());
-        self.wheel.arm(&mut self.subscribers, key, self.now.plus(PROBE_TICKS));
+        self.arm(key, self.now.plus(PROBE_TICKS));
         self.ready.push_back(key);
         self.subscribers.token(key)
     }
@@ -462,9 +471,10 @@ impl Hub {
             opened: self.now,
             phase,
             flags,
+            ending: None,
         }) as u32;
         let deadline = self.now.plus(until_first(key, self.now, self.config.keepalive_ticks));
-        self.wheel.arm(&mut self.subscribers, key, deadline);
+        self.arm(key, deadline);
         key
     }
 
@@ -590,6 +600,11 @@ impl Hub {
             assert_eq!(outbox.is_some(), subscriber.outbox != NONE);
             assert!(!subscriber.flags.has(Flags::PLANNED), "a plan outlives its slice");
             assert!(subscriber.links.is_armed(), "every stream has its timer");
+            let is_closing = subscriber.phase == Phase::Closing;
+            assert!(!is_closing || subscriber.ending.is_some(), "it is closed for a reason");
+            if let (Some((end, _)), None) = (self.end_of(subscriber), subscriber.ending) {
+                assert!(subscriber.links.deadline().is_reached(end), "its timer ends it");
+            }
             match (subscriber.phase, outbox) {
                 (Phase::Sending, Some(Outbox::Chunk { .. })) => {}
                 (Phase::Sending, _) | (_, Some(Outbox::Chunk { .. })) => {

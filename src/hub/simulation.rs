@@ -19,7 +19,9 @@
 //! - the hub counts what each stream has got, and what all have: no event, byte or keepalive more
 //!   or less;
 //! - a stream whose socket takes bytes is never silent for longer than the keepalive interval, and
-//!   no keepalive but the first comes within a third of it.
+//!   no keepalive but the first comes within a third of it;
+//! - no stream whose socket takes bytes is older than it may be, and none ends for its age in the
+//!   middle of an event.
 //!
 //! `SEED=… cargo test simulation` has one world again, `SIMULATIONS=…` says how many there are.
 
@@ -35,7 +37,7 @@ use rand::{RngExt, SeedableRng};
 
 use self::journal::{Journal, Run, Stored};
 use self::twin::Twin;
-use super::timers::STARVED_TICKS;
+use super::timers::{GOODBYE_TICKS, STARVED_TICKS};
 use super::*;
 use crate::event::{EventType, Label, Labels, Selection};
 
@@ -100,6 +102,8 @@ struct Coverage {
     cursors: u64,
     starved: u64,
     weighed: u64,
+    grown_old: u64,
+    grown_old_inside_an_event: u64,
 }
 
 impl Coverage {
@@ -123,6 +127,8 @@ impl Coverage {
         self.cursors += other.cursors;
         self.starved += other.starved;
         self.weighed += other.weighed;
+        self.grown_old += other.grown_old;
+        self.grown_old_inside_an_event += other.grown_old_inside_an_event;
     }
 }
 
@@ -142,6 +148,7 @@ struct Client {
     /// Since when the kernel has had no memory for it, and tells no edge.
     starved: Option<Tick>,
     silent_since: Tick,
+    opened: Tick,
 }
 
 #[derive(Debug)]
@@ -198,6 +205,8 @@ impl World {
         let config = HubConfig {
             keepalive_ticks: rng.random_range(2..300),
             client_timeout_ticks: rng.random_range(1..600),
+            lifetime_ticks: if rng.random_bool(0.5) { 0 } else { rng.random_range(1..3_000) },
+            lifetime_retry_ms_max: rng.random_range(0..9),
             seed: rng.random(),
             limits,
         };
@@ -659,6 +668,7 @@ impl World {
             blocked: None,
             starved: None,
             silent_since: self.now,
+            opened: self.now,
         };
         self.coverage.streams += 1;
         self.clients.insert(self.next_peer, client);
@@ -831,11 +841,12 @@ impl World {
     fn send_all(&mut self) {
         while self.send(128) || self.hub.wants_to_send() {}
         self.nobody_is_forgotten();
-        let interval = match self.hub.config.keepalive_ticks {
-            _ if self.is_draining => return,
-            ticks => ticks,
-        };
-        let limit = self.hub.config.client_timeout_ticks;
+        let interval = self.hub.config.keepalive_ticks;
+        let lifetime = self.hub.config.lifetime_ticks;
+        // Who is being ended has its time for that.
+        let may_be_ending = self.is_draining || lifetime > 0;
+        let limit =
+            self.hub.config.client_timeout_ticks + if may_be_ending { GOODBYE_TICKS } else { 0 };
         for client in self.clients.values() {
             let interval = if client.twin.spec.is_none() { PROBE_TICKS } else { interval };
             if let Some(blocked) = client.blocked {
@@ -850,6 +861,9 @@ impl World {
             let silent = client.silent_since.until(self.now);
             let is_open = self.hub.peer(client.token).is_some();
             assert!(!is_open || silent <= interval, "silent for {silent} of {interval} ticks");
+            let age = client.opened.until(self.now);
+            let is_old = lifetime > 0 && age > lifetime + lifetime / 10;
+            assert!(!(is_open && is_old), "open for {age} of {lifetime} ticks");
         }
     }
 
@@ -908,6 +922,18 @@ impl World {
                     let lost_place = twin.is_inside_removed(&self.journal);
                     self.coverage.lost_places += u64::from(lost_place);
                     assert!(twin.has_failed || lost_place);
+                }
+                Reason::Lifetime => {
+                    let lifetime = self.hub.config.lifetime_ticks;
+                    let age = client.opened.until(self.now);
+                    assert!(lifetime > 0 && age >= lifetime - lifetime / 10, "{age} {lifetime}");
+                    // Between two frames, but for a goodbye that was not taken.
+                    let rest = &twin.pending;
+                    let is_goodbye = rest.starts_with(b"retry: ") || b"retry: ".starts_with(rest);
+                    assert!(twin.greeting.is_empty() && is_goodbye, "{client:?}");
+                    self.coverage.grown_old += 1;
+                    let is_late = age > lifetime + lifetime / 10 + GOODBYE_TICKS;
+                    self.coverage.grown_old_inside_an_event += u64::from(is_late);
                 }
                 Reason::Drain => assert!(self.is_draining),
             }

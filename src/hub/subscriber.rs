@@ -5,6 +5,7 @@ use std::rc::Rc;
 use slab::Slab;
 
 use super::{
+    Reason,
     chunks::Chunk,
     token::{Peer, Token},
 };
@@ -39,13 +40,13 @@ pub(super) enum Phase {
     Ahead,
     /// From nowhere but the timer.
     Probe,
-    /// It is closed when the outbox is empty.
+    /// It is closed when the outbox is empty: that is its goodbye.
     Closing,
 }
 
 /// What is true of a subscriber beside its phase.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Flags(u16);
+pub(super) struct Flags(u8);
 
 impl Flags {
     /// The socket has taken less than it was given; the ring tells when it takes more, or the
@@ -57,17 +58,15 @@ impl Flags {
     pub(super) const KEEPALIVE_DUE: Flags = Flags(1 << 2);
     /// Keepalives are heartbeat events.
     pub(super) const HEARTBEAT: Flags = Flags(1 << 3);
-    /// The timer is the one that ends it.
-    pub(super) const DRAINING: Flags = Flags(1 << 4);
     /// A `unix:` peer, for which the kernel has no timeout.
-    pub(super) const LOCAL: Flags = Flags(1 << 5);
+    pub(super) const LOCAL: Flags = Flags(1 << 4);
     /// The kernel was short of something: the timer tries again.
-    pub(super) const STARVED: Flags = Flags(1 << 6);
+    pub(super) const STARVED: Flags = Flags(1 << 5);
     /// Its first beat is still to come.
-    pub(super) const NEW: Flags = Flags(1 << 7);
+    pub(super) const NEW: Flags = Flags(1 << 6);
     /// It has come to its tail late, through no fault of the server's: how late what it gets up to
     /// the end is says nothing.
-    pub(super) const LATE: Flags = Flags(1 << 8);
+    pub(super) const LATE: Flags = Flags(1 << 7);
 
     pub(super) fn has(self, flag: Flags) -> bool {
         self.0 & flag.0 != 0
@@ -103,6 +102,8 @@ pub(super) struct Subscriber {
     pub(super) opened: Tick,
     pub(super) phase: Phase,
     pub(super) flags: Flags,
+    /// Why it is closed once it stands between two frames.
+    pub(super) ending: Option<Reason>,
 }
 
 impl Subscriber {

@@ -1,15 +1,13 @@
-//! What time does to a stream: keepalives, probes, and the end of the server.
+//! What time does to a stream: keepalives, probes, and timeouts.
 //!
 //! A timer is not moved by each write. It fires, finds that something was said meanwhile, and is
 //! armed again: a fan-out would otherwise touch three entries for each send. So the timers stay
 //! apart too, when something was said to all at once.
 
-use std::time::Duration;
-
 use super::{
     Hub, Reason,
     delivery::Source,
-    subscriber::{Flags, NONE, Outbox, Phase},
+    subscriber::{Flags, Outbox, Phase},
 };
 use crate::{
     event::Timestamp,
@@ -25,7 +23,7 @@ use crate::{
 pub(super) const PROBE_TICKS: u32 = (PROBE_INTERVAL_MS / TICK_MS) as u32;
 
 /// How long a goodbye may take.
-const GOODBYE_TICKS: u32 = (GOODBYE_MS_MAX / TICK_MS) as u32;
+pub(super) const GOODBYE_TICKS: u32 = (GOODBYE_MS_MAX / TICK_MS) as u32;
 
 /// How long a subscriber is left alone for which the kernel had no memory.
 pub(super) const STARVED_TICKS: u32 = (STARVED_MS / TICK_MS) as u32;
@@ -98,21 +96,15 @@ impl Hub {
 
     pub(super) fn handle_timer(&mut self, key: u32) {
         let now = self.now;
+        if self.handle_end(key) {
+            return;
+        }
         let subscriber = &mut self.subscribers[key];
-        if subscriber.phase == Phase::Closing {
-            // It has not even taken the goodbye.
-            self.close(key, Reason::Drain);
-            return;
-        }
-        if subscriber.flags.has(Flags::DRAINING) {
-            self.say_goodbye(key);
-            return;
-        }
         if subscriber.flags.has(Flags::STARVED) {
             let is_probe = subscriber.phase == Phase::Probe;
             let wait =
                 if is_probe { PROBE_TICKS } else { silence_least(self.config.keepalive_ticks) };
-            self.wheel.arm(&mut self.subscribers, key, now.plus(wait));
+            self.arm(key, now.plus(wait));
             self.unblock(key);
             return;
         }
@@ -135,7 +127,7 @@ impl Hub {
             if subscriber.last_sent.until(now) < least && !is_new {
                 // Something was said not long ago, perhaps to all: each waits on from its own beat,
                 // so that they stay apart.
-                self.wheel.arm(&mut self.subscribers, key, now.plus(least));
+                self.arm(key, now.plus(least));
                 self.limit_wait(key);
                 return;
             }
@@ -143,7 +135,7 @@ impl Hub {
         };
         subscriber.flags.set(Flags::KEEPALIVE_DUE, true);
         self.ready.push_back(key);
-        self.wheel.arm(&mut self.subscribers, key, now.plus(wait));
+        self.arm(key, now.plus(wait));
         self.limit_wait(key);
     }
 
@@ -151,8 +143,8 @@ impl Hub {
     pub(super) fn limit_wait(&mut self, key: u32) {
         let subscriber = &self.subscribers[key];
         let flags = subscriber.flags;
-        let is_ending = subscriber.phase == Phase::Closing || flags.has(Flags::DRAINING);
-        if !flags.has(Flags::LOCAL) || !flags.has(Flags::BLOCKED) || is_ending {
+        let is_closing = subscriber.phase == Phase::Closing;
+        if !flags.has(Flags::LOCAL) || !flags.has(Flags::BLOCKED) || is_closing {
             return;
         }
         let limit = subscriber.last_sent.plus(self.config.client_timeout_ticks);
@@ -164,7 +156,7 @@ impl Hub {
     /// since nothing tells when there is some, and a loop that asks again and again has none left.
     pub(super) fn starve(&mut self, key: u32) {
         self.subscribers[key].flags.set(Flags::STARVED, true);
-        self.wheel.arm(&mut self.subscribers, key, self.now.plus(STARVED_TICKS));
+        self.arm(key, self.now.plus(STARVED_TICKS));
     }
 
     /// What a quiet stream says.
@@ -189,39 +181,6 @@ impl Hub {
         }
         subscriber.outbox = self.outboxes.insert(Outbox::frame(frame)) as u32;
         Source::Outbox(subscriber.outbox)
-    }
-
-    /// Ends every stream, spread over the window: each is told to come back after a time of its own,
-    /// at most `retry_ms_max`.
-    pub fn handle_drain(&mut self, window_ticks: u32, retry_ms_max: u32) {
-        let keys: Vec<u32> = self.subscribers.slab.iter().map(|(key, _)| key as u32).collect();
-        for key in keys {
-            let subscriber = &self.subscribers[key];
-            if subscriber.phase == Phase::Closing || subscriber.flags.has(Flags::DRAINING) {
-                continue;
-            }
-            self.subscribers[key].flags.set(Flags::DRAINING, true);
-            let deadline = self.now.plus(self.random_below(window_ticks.saturating_add(1)));
-            self.wheel.arm(&mut self.subscribers, key, deadline);
-        }
-        self.drain_retry_ms_max = retry_ms_max;
-    }
-
-    /// Ends a stream for the drain: with a word on when to come back, if it can still take one.
-    pub(super) fn say_goodbye(&mut self, key: u32) {
-        let retry_ms = u64::from(self.random_below(self.drain_retry_ms_max.saturating_add(1)));
-        let subscriber = &mut self.subscribers[key];
-        let is_between_frames = subscriber.outbox == NONE && subscriber.partial == 0;
-        if subscriber.flags.has(Flags::BLOCKED) || !is_between_frames {
-            self.close(key, Reason::Drain);
-            return;
-        }
-        let mut frame = Vec::new();
-        sse::retry(&mut frame, Duration::from_millis(retry_ms));
-        subscriber.outbox = self.outboxes.insert(Outbox::frame(frame)) as u32;
-        self.subscribers.set_phase(key, Phase::Closing);
-        self.ready.push_back(key);
-        self.wheel.arm(&mut self.subscribers, key, self.now.plus(GOODBYE_TICKS));
     }
 
     /// A number below `bound`: xorshift64*, which is random enough to spread timers.

@@ -60,6 +60,8 @@ impl Streams {
         let config = HubConfig {
             keepalive_ticks: KEEPALIVE_TICKS,
             client_timeout_ticks: 2 * KEEPALIVE_TICKS,
+            lifetime_ticks: 0,
+            lifetime_retry_ms_max: 0,
             seed: 1,
             limits,
         };

@@ -1,0 +1,248 @@
+//! Streams that the server ends by itself, since it is going down or they have been open for long.
+//!
+//! When the end of a stream is due follows from when it was opened, and from its number: nothing of
+//! it is kept. Its one timer fires then at the latest ([`Hub::arm`]). From that time on it is
+//! *ending*: as soon as it stands between two frames it is told when to come back, and closed. In
+//! the middle of an event an old stream is waited for as long as it takes, and one of a server that
+//! goes down for [`GOODBYE_MS_MAX`](crate::limits::GOODBYE_MS_MAX).
+
+use std::time::Duration;
+
+use super::{
+    Hub, Reason,
+    delivery::Source,
+    subscriber::{Flags, NONE, Outbox, Phase, Subscriber},
+    timers::{GOODBYE_TICKS, STARVED_TICKS},
+};
+use crate::{timer_wheel::Tick, wire::sse};
+
+/// The server is going down.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Drain {
+    began: Tick,
+    window_ticks: u32,
+    retry_ms_max: u32,
+}
+
+impl Hub {
+    /// Ends every stream, also those that are still to come, spread over the window: each is told to
+    /// come back after a time of its own, at most `retry_ms_max`. Until its end it goes on as ever.
+    pub fn handle_drain(&mut self, window_ticks: u32, retry_ms_max: u32) {
+        let drain = Drain { began: self.now, window_ticks, retry_ms_max };
+        self.drain = Some(drain);
+        let keys: Vec<u32> = self.subscribers.slab.iter().map(|(key, _)| key as u32).collect();
+        for key in keys {
+            let subscriber = &mut self.subscribers[key];
+            match (subscriber.phase, subscriber.ending) {
+                (_, None) => {
+                    let deadline = subscriber.links.deadline();
+                    self.arm(key, deadline);
+                }
+                // It takes too little for the event that it is in: now there is an end to that.
+                (phase, Some(Reason::Lifetime)) if phase != Phase::Closing => {
+                    subscriber.ending = Some(Reason::Drain);
+                    let deadline = subscriber.links.deadline().or_before(drain.end(subscriber));
+                    self.wheel.arm(&mut self.subscribers, key, deadline);
+                }
+                (_, Some(_)) => {}
+            }
+        }
+    }
+
+    /// Arms the timer of a subscriber: for this deadline, or for its end if that comes first.
+    pub(super) fn arm(&mut self, key: u32, deadline: Tick) {
+        let subscriber = &self.subscribers[key];
+        let deadline = match self.end_of(subscriber) {
+            Some((end, _)) if subscriber.ending.is_none() => deadline.or_before(end),
+            _ => deadline,
+        };
+        self.wheel.arm(&mut self.subscribers, key, deadline);
+    }
+
+    /// When a stream is to end by itself, and why.
+    pub(super) fn end_of(&self, subscriber: &Subscriber) -> Option<(Tick, Reason)> {
+        let old = (self.config.lifetime_ticks > 0).then(|| {
+            let end = subscriber.opened.plus(lifetime(subscriber, self.config.lifetime_ticks));
+            (end, Reason::Lifetime)
+        });
+        let drained = self.drain.map(|drain| (drain.end(subscriber), Reason::Drain));
+        match (old, drained) {
+            (Some(old), Some(drained)) => {
+                Some(if old.0.is_reached(drained.0) { old } else { drained })
+            }
+            (old, drained) => old.or(drained),
+        }
+    }
+
+    /// The timer of a subscriber has fired: whether that was for its end.
+    pub(super) fn handle_end(&mut self, key: u32) -> bool {
+        let subscriber = &self.subscribers[key];
+        match (subscriber.phase, subscriber.ending) {
+            // It has not even taken the goodbye, or what is to come before that.
+            (Phase::Closing, Some(reason)) | (_, Some(reason @ Reason::Drain)) => {
+                self.close(key, reason);
+                true
+            }
+            (_, Some(_)) => false,
+            (_, None) => match self.end_of(subscriber) {
+                Some((end, reason)) if end.is_reached(self.now) => {
+                    self.begin_end(key, reason);
+                    true
+                }
+                _ => false,
+            },
+        }
+    }
+
+    fn begin_end(&mut self, key: u32, reason: Reason) {
+        let now = self.now;
+        let subscriber = &mut self.subscribers[key];
+        subscriber.ending = Some(reason);
+        if subscriber.flags.has(Flags::BLOCKED) && subscriber.is_between_frames() {
+            // It would not take a goodbye.
+            self.close(key, reason);
+            return;
+        }
+        let wait = match reason {
+            Reason::Drain => GOODBYE_TICKS,
+            _ if subscriber.flags.has(Flags::STARVED) => STARVED_TICKS,
+            _ => self.config.keepalive_ticks,
+        };
+        self.ready.push_back(key);
+        self.wheel.arm(&mut self.subscribers, key, now.plus(wait));
+        self.limit_wait(key);
+    }
+
+    /// The last that a stream says: when to come back.
+    pub(super) fn goodbye(&mut self, key: u32, reason: Reason) -> Source {
+        let drain_retry_ms_max = self.drain.map(|drain| drain.retry_ms_max);
+        let retry_ms_max = match reason {
+            Reason::Drain => drain_retry_ms_max.unwrap_or_default(),
+            _ => self.config.lifetime_retry_ms_max,
+        };
+        let retry_ms = u64::from(self.random_below(retry_ms_max.saturating_add(1)));
+        let mut frame = Vec::new();
+        sse::retry(&mut frame, Duration::from_millis(retry_ms));
+        let outbox = self.outboxes.insert(Outbox::frame(frame)) as u32;
+        self.subscribers[key].outbox = outbox;
+        self.subscribers.set_phase(key, Phase::Closing);
+        self.wheel.arm(&mut self.subscribers, key, self.now.plus(GOODBYE_TICKS));
+        Source::Outbox(outbox)
+    }
+}
+
+impl Drain {
+    fn end(self, subscriber: &Subscriber) -> Tick {
+        self.began.plus(share(subscriber, self.window_ticks.saturating_add(1)))
+    }
+}
+
+impl Subscriber {
+    fn is_between_frames(&self) -> bool {
+        self.outbox == NONE && self.partial == 0
+    }
+}
+
+/// How long a stream is open, at most: nine to eleven tenths of what is set, so that those who have
+/// come together do not go together.
+fn lifetime(subscriber: &Subscriber, ticks: u32) -> u32 {
+    let tenth = ticks / 10;
+    ticks - tenth + share(subscriber, 2 * tenth + 1)
+}
+
+/// A number below `bound` that is a subscriber's own. Those who have come one after the other are
+/// far apart, and all together are level (Fibonacci hashing).
+fn share(subscriber: &Subscriber, bound: u32) -> u32 {
+    let hash = subscriber.generation.wrapping_mul(0x9E37_79B9);
+    ((u64::from(hash) * u64::from(bound)) >> 32) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        event::{EventId, Timestamp},
+        hub::{HubConfig, HubLimits, Peer},
+    };
+
+    const SUBSCRIBERS: usize = 2_000;
+    const KEEPALIVE_TICKS: u32 = 1_500;
+
+    fn hub(lifetime_ticks: u32) -> Hub {
+        let config = HubConfig {
+            keepalive_ticks: KEEPALIVE_TICKS,
+            client_timeout_ticks: 6_000,
+            lifetime_ticks,
+            lifetime_retry_ms_max: 3_000,
+            seed: 1,
+            limits: HubLimits::default(),
+        };
+        let mut hub = Hub::new(config, Tick(0), EventId(0));
+        for _ in 0..SUBSCRIBERS {
+            hub.subscribe_probe(Peer(0), false);
+        }
+        hub
+    }
+
+    /// When each is closed, by whatever the hub says it waits for, and what each was told last.
+    fn ends(hub: &mut Hub, until: Tick) -> (Vec<u32>, Vec<u64>) {
+        let (mut ends, mut waits) = (Vec::new(), Vec::new());
+        let mut now = Tick(0);
+        while let Some(next) = hub.next_deadline().filter(|next| next.0 <= until.0) {
+            now = Tick(next.0.max(now.0));
+            hub.handle_time(now, Timestamp(0));
+            let mut plan = Vec::new();
+            while hub.wants_to_send() {
+                hub.poll_sends(128, &mut plan);
+                for outgoing in plan.drain(..) {
+                    let bytes = hub.bytes(&outgoing);
+                    if let Some(wait) = bytes.strip_prefix(b"retry: ") {
+                        waits.push(std::str::from_utf8(wait).unwrap().trim().parse().unwrap());
+                    }
+                    let count = bytes.len();
+                    hub.handle_sent(&outgoing, Ok(count));
+                }
+            }
+            while hub.poll_closed().is_some() {
+                ends.push(now.0);
+            }
+        }
+        hub.invariants();
+        (ends, waits)
+    }
+
+    /// That so many tenths of a range have about the same number of values.
+    fn assert_level(values: impl Iterator<Item = u64>, from: u64, to: u64) {
+        let mut tenths = [0_usize; 10];
+        for value in values {
+            assert!((from..=to).contains(&value), "{value} is not in {from}..={to}");
+            tenths[((value - from) * 10 / (to - from + 1)) as usize] += 1;
+        }
+        let mean = SUBSCRIBERS / 10;
+        assert!(tenths.iter().all(|count| count.abs_diff(mean) < mean / 2), "{tenths:?}");
+    }
+
+    #[test]
+    fn those_who_have_come_together_grow_old_one_by_one() {
+        let (ends, waits) = ends(&mut hub(10_000), Tick(20_000));
+        assert_eq!(ends.len(), SUBSCRIBERS);
+        assert_level(ends.into_iter().map(u64::from), 9_000, 11_000);
+        assert_level(waits.into_iter(), 0, 3_000);
+    }
+
+    #[test]
+    fn a_drain_is_level_over_its_window_and_so_are_the_returns() {
+        let mut hub = hub(0);
+        hub.handle_drain(500, 30_000);
+        let (ends, waits) = ends(&mut hub, Tick(20_000));
+        assert_eq!(ends.len(), SUBSCRIBERS);
+        assert_level(ends.into_iter().map(u64::from), 0, 500);
+        assert_level(waits.into_iter(), 0, 30_000);
+    }
+
+    #[test]
+    fn without_a_lifetime_none_ends() {
+        let (ends, _) = ends(&mut hub(0), Tick(20_000));
+        assert!(ends.is_empty());
+    }
+}
