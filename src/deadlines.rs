@@ -3,7 +3,7 @@
 //! The same timer wheel as for streams, over a slab of what to do. A read is never dropped when
 //! its time is up: the socket is shut down, which ends the wait for it.
 
-use std::{rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use rustix::net::Shutdown;
 use slab::Slab;
@@ -11,6 +11,7 @@ use slab::Slab;
 use crate::{
     driver::{Pollable, Promise},
     journal::WriteResult,
+    limits::FIRST_REQUEST_MS,
     shared::Shared,
     timer_wheel::{Links, Tick, Timed, TimerWheel},
 };
@@ -19,9 +20,12 @@ use crate::{
 pub enum Deadline {
     /// The client sends too slowly: its input ends, and so does the wait for it.
     Input(Rc<Pollable>),
-    /// The client is between two requests, or between two lines: the same, and also when the
-    /// server drains.
+    /// The client is between two requests: the same, and also when the server drains.
     Idle(Rc<Pollable>),
+    /// The client has connected and said nothing: the same, and soon when the server drains.
+    First(Rc<Pollable>),
+    /// The client is between two lines: the same, and when the server has drained.
+    Upload(Rc<Pollable>),
     /// The client takes nothing of its answer: the connection ends.
     Output(Rc<Pollable>),
     /// A long poll: it is answered as it is.
@@ -35,6 +39,14 @@ pub struct Deadlines {
     wheel: TimerWheel,
     entries: Entries,
     due: Vec<u32>,
+    drain: Option<Drain>,
+}
+
+/// The server is going down.
+#[derive(Clone, Copy)]
+struct Drain {
+    first_requests_end: Tick,
+    uploads_end: Tick,
 }
 
 #[derive(Default)]
@@ -54,7 +66,8 @@ impl Timed for Entries {
 impl Deadlines {
     /// None armed.
     pub fn new(now: Tick) -> Deadlines {
-        Deadlines { wheel: TimerWheel::new(now), entries: Entries::default(), due: Vec::new() }
+        let wheel = TimerWheel::new(now);
+        Deadlines { wheel, entries: Entries::default(), due: Vec::new(), drain: None }
     }
 
     /// When to call [`Deadlines::advance`] next.
@@ -64,6 +77,7 @@ impl Deadlines {
 
     /// Arms one; it is to be disarmed with the key that this gives.
     pub fn arm(&mut self, deadline: Deadline, at: Tick) -> usize {
+        let at = self.drain.map_or(at, |drain| drain.limit(&deadline, at));
         let key = self.entries.0.insert(Entry { links: Links::default(), deadline });
         self.wheel.arm(&mut self.entries, key as u32, at);
         key
@@ -90,12 +104,41 @@ impl Deadlines {
         }
     }
 
-    /// Strikes those of idle connections and of long polls, whenever they are due.
-    pub fn drain(&mut self) {
-        for (_, entry) in &self.entries.0 {
+    /// Strikes those of idle connections and of long polls, whenever they are due. Who has not asked
+    /// for anything yet has a moment for it, and who uploads has the window.
+    pub fn drain(&mut self, now: Tick, window: Duration) {
+        let drain = Drain {
+            first_requests_end: now.after(Duration::from_millis(FIRST_REQUEST_MS)),
+            uploads_end: now.after(window),
+        };
+        self.drain = Some(drain);
+        let mut earlier = Vec::new();
+        for (key, entry) in &self.entries.0 {
             if let Deadline::Idle(_) | Deadline::Poll(_) = entry.deadline {
                 entry.deadline.strike();
+            } else if entry.links.is_armed() {
+                let at = entry.links.deadline();
+                earlier.push((key as u32, drain.limit(&entry.deadline, at)));
             }
+        }
+        for (key, at) in earlier {
+            self.wheel.arm(&mut self.entries, key, at);
+        }
+    }
+
+    /// When uploads end, once the server drains.
+    pub fn uploads_end(&self) -> Option<Tick> {
+        self.drain.map(|drain| drain.uploads_end)
+    }
+}
+
+impl Drain {
+    /// When a deadline strikes while the server drains.
+    fn limit(self, deadline: &Deadline, at: Tick) -> Tick {
+        match deadline {
+            Deadline::First(_) => at.or_before(self.first_requests_end),
+            Deadline::Upload(_) => at.or_before(self.uploads_end),
+            _ => at,
         }
     }
 }
@@ -103,7 +146,10 @@ impl Deadlines {
 impl Deadline {
     fn strike(&self) {
         match self {
-            Deadline::Input(socket) | Deadline::Idle(socket) => {
+            Deadline::Input(socket)
+            | Deadline::Idle(socket)
+            | Deadline::First(socket)
+            | Deadline::Upload(socket) => {
                 let _ = rustix::net::shutdown(socket, Shutdown::Read);
             }
             Deadline::Output(socket) => {

@@ -176,6 +176,21 @@ impl Pollable {
         self.0.readable(false).await
     }
 
+    /// Waits until it can be read, or is broken, or somebody rings: false then. Nothing is lost, but
+    /// [`Pollable::into_fd`] must not follow: the kernel lets go of it later.
+    ///
+    /// # Errors
+    /// When the kernel does not take the poll.
+    pub async fn readable_unless(&self, bell: &Doorbell) -> io::Result<bool> {
+        let mut ring = pin!(bell.wait());
+        let mut readable = pin!(self.readable());
+        poll_fn(|context| match ring.as_mut().poll(context) {
+            Poll::Ready(()) => Poll::Ready(Ok(false)),
+            Poll::Pending => readable.as_mut().poll(context).map_ok(|()| true),
+        })
+        .await
+    }
+
     /// Waits until it can be written, or is broken.
     ///
     /// # Errors

@@ -12,13 +12,16 @@ use std::{
     time::Duration,
 };
 
-use rustix::{io::Errno, net::SocketFlags};
+use rustix::{
+    io::Errno,
+    net::{Shutdown, SocketFlags},
+};
 
 use crate::{
     client_address::ClientAddress,
-    driver::{Pollable, sleep, spawn, yield_now},
+    driver::{Doorbell, Pollable, sleep, spawn, yield_now},
     exchange::{self, Origin},
-    limits::{ACCEPT_BATCH_MAX, ACCEPT_PAUSE_MS, ACCEPT_WARNING_SECONDS, TICK_MS},
+    limits::{ACCEPT_BATCH_MAX, ACCEPT_PAUSE_MS, ACCEPT_WARNING_SECONDS, LISTEN_BACKLOG, TICK_MS},
     mailbox::Mailbox,
     shared::Shared,
     timer_wheel::Tick,
@@ -30,13 +33,22 @@ pub struct Start {
     /// Counts workers, from 0.
     pub id: usize,
     /// Its listening socket, shared with others or of its own.
-    pub listener: OwnedFd,
+    pub listener: Listening,
     /// The one of the address for administration, if it is this worker's.
-    pub admin_listener: Option<OwnedFd>,
+    pub admin_listener: Option<Listening>,
     /// What other threads send it.
     pub mailbox: Arc<Mailbox<Letter>>,
     /// What it shares with the others.
     pub shared: Arc<Shared>,
+}
+
+/// A socket at which connections come in.
+pub struct Listening {
+    /// The socket.
+    pub socket: OwnedFd,
+    /// Somebody else holds it too, and gives it to the next server: when this one drains it only
+    /// stops listening, and who connects then waits.
+    pub is_inherited: bool,
 }
 
 /// Runs an event loop on this thread until it has drained.
@@ -53,14 +65,14 @@ async fn work(start: Start) -> io::Result<()> {
     let ring = shared.driver.stream_ring(mailbox.wake_fd())?;
     let ring_fd = ring.wait_fd().map(|fd| fd.try_clone_to_owned()).transpose()?;
     let mailbox_fd = mailbox.wake_fd().try_clone_to_owned()?;
-    let listener = Rc::new(Pollable::new(listener)?);
-    let worker = Rc::new(Worker::new(id, shared, mailbox, ring, Rc::clone(&listener)));
+    let worker = Rc::new(Worker::new(id, shared, mailbox, ring));
     for fd in [Some(mailbox_fd), ring_fd].into_iter().flatten() {
         spawn(wake_on(Rc::clone(&worker), Pollable::new(fd)?));
     }
-    spawn(accept(Rc::clone(&worker), listener, false));
-    if let Some(listener) = admin_listener {
-        spawn(accept(Rc::clone(&worker), Rc::new(Pollable::new(listener)?), true));
+    for (listening, is_admin) in [(Some(listener), false), (admin_listener, true)] {
+        let Some(Listening { socket, is_inherited }) = listening else { continue };
+        let door = Door { socket: Pollable::new(socket)?, is_inherited, is_admin };
+        spawn(accept(Rc::clone(&worker), door, worker.begin_accepting()));
     }
     worker.pump().await;
     Ok(())
@@ -78,44 +90,71 @@ async fn wake_on(worker: Rc<Worker>, fd: Pollable) {
 
 const WARNING_TICKS: u32 = (ACCEPT_WARNING_SECONDS * 1_000 / TICK_MS) as u32;
 
+/// Where a task takes connections.
+struct Door {
+    socket: Pollable,
+    is_inherited: bool,
+    is_admin: bool,
+}
+
+/// What has come of taking connections.
+#[derive(PartialEq, Eq)]
+enum Taken {
+    /// As many as may be taken at one time: more may wait.
+    Many,
+    /// All, or whoever waited has gone.
+    All,
+    /// The system has run out of something that a connection needs.
+    Exhausted(Errno),
+}
+
 /// Takes connections, until the worker drains.
-async fn accept(worker: Rc<Worker>, listener: Rc<Pollable>, is_admin: bool) {
-    let mut flags = SocketFlags::CLOEXEC;
-    flags.set(SocketFlags::NONBLOCK, worker.shared.driver.wants_nonblocking());
+async fn accept(worker: Rc<Worker>, door: Door, stop: Doorbell) {
     let mut warned_at: Option<Tick> = None;
-    loop {
-        if listener.readable().await.is_err() || worker.is_draining() {
-            return;
-        }
-        for _ in 0..ACCEPT_BATCH_MAX {
-            match rustix::net::acceptfrom_with(&*listener, flags) {
-                Ok((socket, peer)) => {
-                    let ip = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
-                    let client =
-                        ip.map_or(ClientAddress::Local, |peer| ClientAddress::of_ip(peer.ip()));
-                    welcome(&worker, socket, client, is_admin);
-                }
-                Err(error) if is_exhausted(error) => {
-                    // It may be so for hours, and the log is to be read afterwards.
-                    let now = worker.tick();
-                    if warned_at.is_none_or(|at| at.until(now) >= WARNING_TICKS) {
-                        warned_at = Some(now);
-                        log::warn!(
-                            "cannot accept a connection: {error}; trying again every \
-                             {ACCEPT_PAUSE_MS} ms"
-                        );
-                    }
-                    sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
-                    break;
-                }
-                // Nobody waits any more, or whoever waited has gone.
-                Err(_) => break,
+    while matches!(door.socket.readable_unless(&stop).await, Ok(true)) && !worker.is_draining() {
+        if let Taken::Exhausted(error) = take(&worker, &door) {
+            // It may be so for hours, and the log is to be read afterwards.
+            let now = worker.tick();
+            if warned_at.is_none_or(|at| at.until(now) >= WARNING_TICKS) {
+                warned_at = Some(now);
+                log::warn!(
+                    "cannot accept a connection: {error}; trying again every {ACCEPT_PAUSE_MS} ms"
+                );
             }
+            sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
         }
         // On epoll it is known at once that more wait, or that another worker has shut down the
         // socket which it shares with this one.
         yield_now().await;
     }
+    if !door.is_inherited {
+        // Who is here already is heard; who comes from now on is turned away.
+        let mut rounds = LISTEN_BACKLOG as usize / ACCEPT_BATCH_MAX;
+        while rounds > 0 && take(&worker, &door) == Taken::Many {
+            rounds -= 1;
+        }
+        let _ = rustix::net::shutdown(&door.socket, Shutdown::Both);
+    }
+    worker.end_accepting();
+}
+
+/// Takes those who wait.
+fn take(worker: &Rc<Worker>, door: &Door) -> Taken {
+    let mut flags = SocketFlags::CLOEXEC;
+    flags.set(SocketFlags::NONBLOCK, worker.shared.driver.wants_nonblocking());
+    for _ in 0..ACCEPT_BATCH_MAX {
+        match rustix::net::acceptfrom_with(&door.socket, flags) {
+            Ok((socket, peer)) => {
+                let ip = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+                let client =
+                    ip.map_or(ClientAddress::Local, |peer| ClientAddress::of_ip(peer.ip()));
+                welcome(worker, socket, client, door.is_admin);
+            }
+            Err(error) if is_exhausted(error) => return Taken::Exhausted(error),
+            Err(_) => return Taken::All,
+        }
+    }
+    Taken::Many
 }
 
 /// A connection has come in.

@@ -30,6 +30,7 @@ pub mod process;
 pub mod replay;
 pub mod route;
 pub mod server;
+pub mod service_manager;
 pub mod shared;
 pub mod status;
 pub mod stream_ring;

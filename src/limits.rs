@@ -235,6 +235,12 @@ pub const LOG_FLUSH_MS_MAX: u64 = 1_000;
 pub const LOG_LINES_BURST: u64 = 1_000;
 /// … and in each second after that: at 150 bytes a line some 250 MB a day.
 pub const LOG_LINES_PER_SECOND: u64 = 20;
+/// How long a connection that has not asked for anything yet may still do so when the server drains,
+/// in milliseconds: its request may be on the way, and some browsers connect without one.
+pub const FIRST_REQUEST_MS: u64 = 1_000;
+/// How long after `drain_window` the last requests may take, in milliseconds, before their
+/// connections are cut off: as long as one waits for room in the journal's queue.
+pub const DRAIN_PATIENCE_MS: u64 = 5_000;
 
 /// One tick of the timer wheel, in milliseconds.
 pub const TICK_MS: u64 = 10;

@@ -1,8 +1,13 @@
 //! The server as a whole: opens the journal, binds, starts the workers, and ends them in order.
 //!
 //! It binds only when the journal is open, so that a restart is a short wait for its clients and
-//! not a 404. A signal drains: new connections are refused, streams end over a window, requests
+//! not a 404. A signal drains: no more connections are taken, streams end over a window, requests
 //! in hand are finished, and the journal is closed last. A second signal ends at once.
+//!
+//! ```text
+//! serving ── signal ─▶ grace ── drain_grace ─▶ draining ── all workers are through ─▶ journal closed
+//!                        └──── second signal ──────┴─────── patience is over ──────────────▲
+//! ```
 
 use std::{
     io,
@@ -37,13 +42,17 @@ use crate::{
     clock::Clock,
     config::{IoChoice, Listen, Settings},
     driver::IoDriver,
-    event_loop::{self, Start},
+    event_loop::{self, Listening, Start},
     history_readers::HistoryReaders,
     journal::CommittedBatch,
     journal_keeper::Retention,
     journal_writer::{Listener, OpenJournal},
-    limits::{BIND_PATIENCE_MS, FILES_RESERVED, HISTORY_READERS, LISTEN_BACKLOG, UNSENT_BYTES_MAX},
+    limits::{
+        BIND_PATIENCE_MS, DRAIN_PATIENCE_MS, FILES_RESERVED, HISTORY_READERS, LISTEN_BACKLOG,
+        UNSENT_BYTES_MAX,
+    },
     mailbox::Mailbox,
+    service_manager::{self, Inherited, Watchdog},
     shared::{Shared, WorkerStats},
     worker::Letter,
 };
@@ -62,6 +71,9 @@ pub enum ServerError {
         /// What the system says.
         error: io::Error,
     },
+    /// What the service manager has handed over is not what is needed.
+    #[error("the sockets that were handed over (LISTEN_FDS) cannot be used: {0}")]
+    Inherited(io::Error),
     /// `io = "uring"`, and the kernel refuses it.
     #[error(
         "io_uring cannot be used: {0}. It needs Linux 6.1 or later, the system calls \
@@ -96,6 +108,8 @@ pub fn run(settings: Settings) -> ExitCode {
 }
 
 fn serve(settings: Settings) -> Result<(), ServerError> {
+    // First of all, while there is no other thread.
+    let inherited = Inherited::take().map_err(ServerError::Inherited)?;
     let signals = Signals::new([SIGTERM, SIGINT]).map_err(system("cannot handle signals"))?;
     let files_max = raise_file_limit();
     allocator::use_small_pages();
@@ -120,14 +134,20 @@ fn serve(settings: Settings) -> Result<(), ServerError> {
     let journal = journal
         .start(Arc::clone(&clock), settings.durability, retention, listeners(&mailboxes))
         .map_err(system("cannot start the journal writer"))?;
-    let bound = bind_patiently(&settings.listen, worker_count, settings.client_timeout)?;
-    let admin = settings.admin_listen.0.as_ref();
-    let mut admin =
-        admin.map(|listen| bind_patiently(listen, 1, settings.client_timeout)).transpose()?;
+    let mut bound = match inherited.http {
+        Some(socket) => inherit(&socket, worker_count, settings.client_timeout)?,
+        None => bind_patiently(&settings.listen, worker_count, settings.client_timeout)?,
+    };
+    let mut admin = match (inherited.admin, &settings.admin_listen.0) {
+        (Some(socket), _) => Some(inherit(&socket, 1, settings.client_timeout)?),
+        (None, Some(listen)) => Some(bind_patiently(listen, 1, settings.client_timeout)?),
+        (None, None) => None,
+    };
     let connections_max = connections_max(&settings, files_max);
     log::info!(
-        "listening on {} (journal {}, {} worker(s) on {}, at most {connections_max} connections)",
+        "listening on {}{} (journal {}, {} worker(s) on {}, at most {connections_max} connections)",
         bound.address,
+        if bound.is_inherited { ", which was handed over" } else { "" },
         settings.journal.display(),
         worker_count,
         driver.as_str(),
@@ -146,8 +166,13 @@ fn serve(settings: Settings) -> Result<(), ServerError> {
         workers: (0..worker_count).map(|_| Arc::new(WorkerStats::default())).collect(),
         draining: AtomicBool::new(false),
     });
-    let admin_listener = admin.as_mut().and_then(|admin| admin.listeners.pop());
-    let outcome = run_workers(&shared, bound.listeners, admin_listener, &mailboxes, signals);
+    let listeners = Listeners {
+        address: bound.address.clone(),
+        http: bound.listening(),
+        admin: admin.as_mut().and_then(|admin| admin.listening().pop()),
+    };
+    let outcome = run_workers(&shared, listeners, &mailboxes, signals);
+    service_manager::tell_stopping("Closing the journal");
     shared.readers.close();
     shared.journal.close();
     for path in [bound.socket_path, admin.and_then(|admin| admin.socket_path)].into_iter().flatten()
@@ -186,19 +211,37 @@ enum Happening {
     WorkerEnded(usize, io::Result<()>),
 }
 
+/// How far the server is with its end.
+#[derive(Clone, Copy)]
+enum Stage {
+    Serving,
+    /// It serves on until then, and only says that it is not ready.
+    Grace(Instant),
+    /// Patience with clients is over then.
+    Draining(Instant),
+}
+
+/// Where connections come in.
+struct Listeners {
+    address: String,
+    /// One for each worker.
+    http: Vec<Listening>,
+    /// The first worker has the address for administration.
+    admin: Option<Listening>,
+}
+
 fn run_workers(
     shared: &Arc<Shared>,
-    listeners: Vec<OwnedFd>,
-    mut admin_listener: Option<OwnedFd>,
+    listeners: Listeners,
     mailboxes: &[Arc<Mailbox<Letter>>],
     signals: Signals,
 ) -> Result<(), ServerError> {
     let (tell, happenings) = mpsc::channel();
     watch_signals(signals, tell.clone()).map_err(system("cannot start a thread"))?;
+    let Listeners { address, http, admin: mut admin_listener } = listeners;
     let mut threads: Vec<Option<JoinHandle<()>>> = Vec::new();
-    for (id, listener) in listeners.into_iter().enumerate() {
+    for (id, listener) in http.into_iter().enumerate() {
         let mailbox = Arc::clone(&mailboxes[id]);
-        // The first worker has the address for administration.
         let admin_listener = admin_listener.take();
         let start = Start { id, listener, admin_listener, mailbox, shared: Arc::clone(shared) };
         let tell = tell.clone();
@@ -211,56 +254,66 @@ fn run_workers(
             .map_err(system("cannot start a worker"))?;
         threads.push(Some(thread));
     }
-    let mut is_draining = false;
+    service_manager::tell_ready(&address);
+    let settings = &shared.settings;
+    let mut watchdog = Watchdog::wanted(Instant::now());
+    let mut stage = Stage::Serving;
     while threads.iter().any(Option::is_some) {
-        // The time at which patience with clients is over, once it drains.
-        let settings = &shared.settings;
-        let happening = if is_draining {
-            let patience = settings.drain_window + DRAIN_PATIENCE;
-            let Ok(happening) = happenings.recv_timeout(patience) else {
-                log::warn!("connections are left after the drain; ending them");
-                return Ok(());
-            };
-            happening
-        } else {
-            happenings.recv().expect("this thread has a sender itself")
+        let alarm = watchdog.as_ref().map(Watchdog::due);
+        let happening = match [stage.ends(), alarm].into_iter().flatten().min() {
+            Some(at) => happenings.recv_timeout(at.saturating_duration_since(Instant::now())).ok(),
+            None => Some(happenings.recv().expect("this thread has a sender itself")),
         };
-        match happening {
-            Happening::Signal if is_draining => {
+        match (happening, stage) {
+            (Some(Happening::Signal), Stage::Serving) => {
+                let status = format!("draining: streams end within {:?}", settings.drain_window);
+                log::info!("{status}");
+                shared.draining.store(true, Relaxed);
+                service_manager::tell_stopping(&status);
+                stage = Stage::Grace(Instant::now() + settings.drain_grace);
+            }
+            (Some(Happening::Signal), Stage::Grace(_) | Stage::Draining(_)) => {
                 log::warn!("a second signal: ending at once");
                 return Ok(());
             }
-            Happening::Signal => {
-                log::info!("draining: streams end within {:?}", settings.drain_window);
-                shared.draining.store(true, Relaxed);
-                match happenings.recv_timeout(settings.drain_grace) {
-                    Ok(Happening::Signal) => {
-                        log::warn!("a second signal: ending at once");
-                        return Ok(());
-                    }
-                    Ok(Happening::WorkerEnded(_, result)) => {
-                        return result.map_err(system("a worker has failed"));
-                    }
-                    Err(_) => {}
-                }
-                is_draining = true;
-                for mailbox in mailboxes {
-                    mailbox.post(Letter::Drain);
-                }
-            }
-            Happening::WorkerEnded(id, result) => {
+            (Some(Happening::WorkerEnded(id, result)), _) => {
                 result.map_err(system("a worker has failed"))?;
                 if let Some(thread) = threads[id].take() {
                     let _ = thread.join();
                 }
             }
+            (None, _) => {}
+        }
+        let now = Instant::now();
+        match stage {
+            Stage::Grace(end) if end <= now => {
+                let patience = Duration::from_millis(DRAIN_PATIENCE_MS);
+                stage = Stage::Draining(now + settings.drain_window + patience);
+                for mailbox in mailboxes {
+                    mailbox.post(Letter::Drain);
+                }
+            }
+            Stage::Draining(end) if end <= now => {
+                log::warn!("connections are left after the drain; ending them");
+                return Ok(());
+            }
+            _ => {}
+        }
+        if let Some(watchdog) = &mut watchdog {
+            watchdog.turn(now, mailboxes);
         }
     }
     Ok(())
 }
 
-/// How long after the window the last requests may take.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
+impl Stage {
+    fn ends(self) -> Option<Instant> {
+        match self {
+            Stage::Serving => None,
+            Stage::Grace(end) | Stage::Draining(end) => Some(end),
+        }
+    }
+}
 
 fn watch_signals(mut signals: Signals, tell: mpsc::Sender<Happening>) -> io::Result<()> {
     std::thread::Builder::new().name("signals".into()).spawn(move || {
@@ -318,6 +371,46 @@ struct Bound {
     listeners: Vec<OwnedFd>,
     /// To be removed at the end.
     socket_path: Option<PathBuf>,
+    is_inherited: bool,
+}
+
+impl Bound {
+    /// The sockets, as the workers take them over.
+    fn listening(&mut self) -> Vec<Listening> {
+        let is_inherited = self.is_inherited;
+        self.listeners.drain(..).map(|socket| Listening { socket, is_inherited }).collect()
+    }
+}
+
+/// Takes over a socket that listens already: one queue, from which all workers take.
+fn inherit(
+    socket: &OwnedFd,
+    workers: usize,
+    client_timeout: Duration,
+) -> Result<Bound, ServerError> {
+    let reference = SockRef::from(socket);
+    let address = reference.local_addr().map_err(ServerError::Inherited)?;
+    let prepare = || {
+        reference.set_nonblocking(true)?;
+        if address.as_socket().is_some() {
+            prepare_connections(socket, client_timeout)?;
+        }
+        // It listens; this only says for how many there is room.
+        rustix::net::listen(socket, LISTEN_BACKLOG)?;
+        shared_by(socket, workers)
+    };
+    let listeners = prepare().map_err(ServerError::Inherited)?;
+    let address = match (address.as_socket(), address.as_pathname()) {
+        (Some(address), _) => address.to_string(),
+        (None, Some(path)) => format!("unix:{}", path.display()),
+        (None, None) => "unix:@".to_owned(),
+    };
+    Ok(Bound { address, listeners, socket_path: None, is_inherited: true })
+}
+
+/// The same socket for each worker.
+fn shared_by(socket: &OwnedFd, workers: usize) -> io::Result<Vec<OwnedFd>> {
+    (0..workers).map(|_| socket.as_fd().try_clone_to_owned()).collect()
 }
 
 /// Binds, and waits a little for the address: the kernel lets go of a listening socket some
@@ -380,7 +473,7 @@ fn bind_tcp(address: SocketAddr, workers: usize, client_timeout: Duration) -> io
         prepare_connections(listener, client_timeout)?;
         rustix::net::listen(listener, LISTEN_BACKLOG)?;
     }
-    Ok(Bound { address: address.to_string(), listeners, socket_path: None })
+    Ok(Bound { address: address.to_string(), listeners, socket_path: None, is_inherited: false })
 }
 
 fn tcp_socket(address: SocketAddr) -> io::Result<OwnedFd> {
@@ -414,13 +507,9 @@ fn bind_unix(path: &Path, workers: usize) -> io::Result<Bound> {
         other => other?,
     }
     rustix::net::listen(&socket, LISTEN_BACKLOG)?;
-    let mut listeners = Vec::with_capacity(workers);
-    for _ in 1..workers {
-        listeners.push(socket.as_fd().try_clone_to_owned()?);
-    }
-    listeners.push(socket);
+    let listeners = shared_by(&socket, workers)?;
     let address = format!("unix:{}", path.display());
-    Ok(Bound { address, listeners, socket_path: Some(path.to_owned()) })
+    Ok(Bound { address, listeners, socket_path: Some(path.to_owned()), is_inherited: false })
 }
 
 /// Whether a socket is there on which nobody listens: one that a killed server has left.
@@ -430,15 +519,16 @@ fn is_abandoned(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpStream;
+    use std::net::{TcpListener, TcpStream};
 
     use super::*;
 
     #[test]
     fn a_connection_has_what_was_set_on_its_listener() {
         let timeout = Duration::from_millis(4_321);
-        for workers in [1, 2] {
-            let bound = bind_tcp(([127, 0, 0, 1], 0).into(), workers, timeout).unwrap();
+        let handed_over = TcpListener::bind("127.0.0.1:0").unwrap().into();
+        let bind = |workers| bind_tcp(([127, 0, 0, 1], 0).into(), workers, timeout).unwrap();
+        for bound in [bind(1), bind(2), inherit(&handed_over, 2, timeout).unwrap()] {
             let _client = TcpStream::connect(&bound.address).unwrap();
             let mut accepted = None;
             while accepted.is_none() {

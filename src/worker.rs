@@ -20,18 +20,20 @@ use std::{
     collections::{HashMap, hash_map::Entry},
     os::fd::OwnedFd,
     rc::Rc,
-    sync::{Arc, RwLock, atomic::Ordering::Relaxed},
+    sync::{
+        Arc, RwLock,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
-use rustix::net::Shutdown;
 use slab::Slab;
 
 use crate::{
     allocator,
     client_address::ClientAddress,
     deadlines::{Deadline, Deadlines},
-    driver::{Doorbell, Pollable, Promise, yield_now},
+    driver::{Doorbell, Promise, yield_now},
     event::{EventId, RunId},
     exchange::ConnectionId,
     histogram::raise,
@@ -68,6 +70,8 @@ pub enum Letter {
     History(History),
     /// The server is going down.
     Drain,
+    /// Counts who still turns.
+    Ping(Arc<AtomicUsize>),
 }
 
 /// Who follows a stream, for the log. There is one for each stream, so it is kept small.
@@ -119,8 +123,10 @@ pub struct Worker {
     connection_count: Cell<u64>,
     log_budgets: RefCell<Budgets>,
     id: usize,
-    listener: Rc<Pollable>,
     bell: Doorbell,
+    /// One of each task that takes connections: it stops.
+    stop_accepting: RefCell<Vec<Doorbell>>,
+    accepting: Cell<usize>,
     writes: RefCell<Slab<Promise<Option<WriteResult>>>>,
     reads: RefCell<Slab<Promise<Box<dyn Any + Send>>>>,
     polls: RefCell<HashMap<RunId, Vec<Promise<()>>>>,
@@ -164,7 +170,6 @@ impl Worker {
         shared: Arc<Shared>,
         mailbox: Arc<Mailbox<Letter>>,
         ring: StreamRing,
-        listener: Rc<Pollable>,
     ) -> Worker {
         let settings = &shared.settings;
         let hub_config = HubConfig {
@@ -187,8 +192,9 @@ impl Worker {
             connection_count: Cell::new(0),
             log_budgets: RefCell::default(),
             id,
-            listener,
             bell: Doorbell::default(),
+            stop_accepting: RefCell::default(),
+            accepting: Cell::new(0),
             writes: RefCell::default(),
             reads: RefCell::default(),
             polls: RefCell::default(),
@@ -249,6 +255,26 @@ impl Worker {
     /// Position of the journal that this worker's streams have reached.
     pub fn seen(&self) -> EventId {
         self.hub.borrow().seen()
+    }
+
+    /// Whether those who send events without an end have had their time, since it is going down.
+    pub fn has_drained(&self) -> bool {
+        let end = self.deadlines.borrow().uploads_end();
+        end.is_some_and(|end| end.is_reached(self.tick()))
+    }
+
+    /// A task takes connections from now on, until this rings.
+    pub fn begin_accepting(&self) -> Doorbell {
+        let stop = Doorbell::default();
+        self.stop_accepting.borrow_mut().push(stop.clone());
+        self.accepting.set(self.accepting.get() + 1);
+        stop
+    }
+
+    /// It takes none any more.
+    pub fn end_accepting(&self) {
+        self.accepting.set(self.accepting.get() - 1);
+        self.bell.ring();
     }
 
     /// Arms a deadline; it is looked at when the pump next turns.
@@ -371,10 +397,6 @@ impl Worker {
         let token = subscribe(hub, peer);
         ring.watch(peer, token);
         self.keep_follower(token, parked.follower);
-        if self.is_draining.get() {
-            // Its request came before the drain, and its body or the room for its head after.
-            self.drain_streams(hub);
-        }
         self.note_rest();
         self.bell.ring();
     }
@@ -492,7 +514,8 @@ impl Worker {
             while self.turn() {
                 yield_now().await;
             }
-            if self.is_draining.get() && self.stats.connections.load(Relaxed) == 0 {
+            let has_connections = self.stats.connections.load(Relaxed) > 0;
+            if self.is_draining.get() && self.accepting.get() == 0 && !has_connections {
                 self.tell_left_out(u64::MAX);
                 return;
             }
@@ -587,6 +610,9 @@ impl Worker {
             }
             Letter::History(history) => self.hub.borrow_mut().handle_history(history),
             Letter::Drain => self.drain(),
+            Letter::Ping(answered) => {
+                answered.fetch_add(1, Relaxed);
+            }
         }
     }
 
@@ -605,22 +631,18 @@ impl Worker {
 
     /// Takes no more connections, and ends those that are there in order.
     fn drain(&self) {
+        let settings = &self.shared.settings;
         self.is_draining.set(true);
-        // This ends the wait for connections, and turns away those that come from now on.
-        let _ = rustix::net::shutdown(&*self.listener, Shutdown::Both);
-        self.drain_streams(&mut self.hub.borrow_mut());
-        self.deadlines.borrow_mut().drain();
+        for stop in &*self.stop_accepting.borrow() {
+            stop.ring();
+        }
+        let window = Tick(0).after(settings.drain_window).0;
+        let retry = settings.reconnect_backoff_max.as_millis() as u32;
+        self.hub.borrow_mut().handle_drain(window, retry);
+        self.deadlines.borrow_mut().drain(self.tick(), settings.drain_window);
         for promise in self.polls.borrow().values().flatten() {
             promise.keep(());
         }
-    }
-
-    /// Ends the streams that are not being ended yet.
-    fn drain_streams(&self, hub: &mut Hub) {
-        let settings = &self.shared.settings;
-        let window = Tick(0).after(settings.drain_window).0;
-        let retry = settings.reconnect_backoff_max.as_millis() as u32;
-        hub.handle_drain(window, retry);
     }
 
     /// Makes a slice of sends, and reads the clock once for all of them.

@@ -20,7 +20,7 @@ use tidewheel::{
     config::{Durability, Settings},
     driver::IoDriver,
     event::EventId,
-    event_loop::{self, Start},
+    event_loop::{self, Listening, Start},
     history_readers::HistoryReaders,
     journal::{
         memory::MemoryStore,
@@ -128,7 +128,7 @@ impl Served {
         let mailbox = Arc::new(Mailbox::new().unwrap());
         let start = Start {
             id: 0,
-            listener: listener.into(),
+            listener: Listening { socket: listener.into(), is_inherited: false },
             admin_listener: None,
             mailbox: Arc::clone(&mailbox),
             shared: Arc::clone(&shared),
@@ -230,6 +230,22 @@ fn who_waits_too_long_for_room_is_told_when_to_come_back() {
     let (mut client, _) = served.client_and_run();
     let summary = client.request("GET", &format!("/runs/{run}"), &[], "").expect(200).json();
     assert_eq!(summary["event_count"], 1 + appended, "what was refused is not there");
+}
+
+/// What the journal has not decided yet when the server drains is decided, and answered.
+#[test]
+fn writes_in_the_queue_are_answered_while_the_server_drains() {
+    let served = Served::start();
+    let (_, run) = served.client_and_run();
+    let stall = served.stall();
+    let clients = crowd(&served, run, 1);
+    served.mailbox.post(Letter::Drain);
+    eventually("it listens no more", || Client::try_connect(served.address).is_err().then_some(()));
+    drop(stall);
+    for mut client in clients {
+        let answer = client.answer().expect(201);
+        assert_eq!(answer.header("Connection"), Some("close"));
+    }
 }
 
 /// An upload is read on when there is room: nothing of it is refused, and meanwhile it waits in

@@ -34,6 +34,7 @@ const LAYERS: [(&str, &[&str]); 4] = [
             "process",
             "replay",
             "server",
+            "service_manager",
             "shared",
             "status",
             "stream_ring",
@@ -43,14 +44,21 @@ const LAYERS: [(&str, &[&str]); 4] = [
 ];
 
 /// Names that only these files may use; a path ends with `/` when it stands for a directory.
-const RESERVED: [(&str, &[&str]); 8] = [
+const RESERVED: [(&str, &[&str]); 9] = [
     ("redb::", &["journal/disk.rs", "journal/fake_disk.rs", "journal/redb.rs", "journal/redb/"]),
     ("monoio::", &["driver.rs"]),
     ("io_uring::", &["driver.rs", "stream_ring.rs"]),
-    ("unsafe ", &["allocator.rs", "driver.rs", "stream_ring.rs"]),
+    ("unsafe ", &["allocator.rs", "driver.rs", "service_manager.rs", "stream_ring.rs"]),
     (
         "rustix::net",
-        &["deadlines.rs", "event_loop.rs", "exchange/", "server.rs", "stream_ring.rs", "worker.rs"],
+        &[
+            "deadlines.rs",
+            "event_loop.rs",
+            "exchange/",
+            "server.rs",
+            "service_manager.rs",
+            "stream_ring.rs",
+        ],
     ),
     (
         "std::thread",
@@ -67,6 +75,7 @@ const RESERVED: [(&str, &[&str]); 8] = [
         "Instant::now",
         &["client/", "journal_keeper.rs", "journal_writer.rs", "server.rs", "worker.rs"],
     ),
+    ("sd_notify::", &["service_manager.rs"]),
     ("SystemTime::now", &["client/", "clock.rs"]),
 ];
 

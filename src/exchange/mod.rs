@@ -285,8 +285,10 @@ fn is_loopback(host: &str) -> bool {
         || ip.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
-/// Why this server does not take a request now, if it does not.
+/// Why this server does not take a request now, if it does not. While it drains it still takes those
+/// that come on connections which it has: nobody else could answer them.
 fn refuse(worker: &Worker, head: &RequestHead, route: &Route, origin: Origin) -> Option<Answer> {
+    let is_stream = matches!(route, Route::Stream(_) | Route::Probe);
     let (why, (slug, title)) = match route {
         Route::Health | Route::Ready | Route::Metrics | Route::Worker | Route::Options(_) => {
             return None;
@@ -294,11 +296,12 @@ fn refuse(worker: &Worker, head: &RequestHead, route: &Route, origin: Origin) ->
         _ if origin.is_surplus => {
             (Refused::Full, ("full", "The server holds as many connections as it may"))
         }
-        _ if worker.is_draining() => (Refused::Draining, ("draining", "The server is going down")),
+        _ if is_stream && worker.is_draining() => {
+            (Refused::Draining, ("draining", "The server is going down"))
+        }
         _ => return None,
     };
     worker.note_refused(origin.client, why);
-    let is_stream = matches!(route, Route::Stream(_) | Route::Probe);
     if is_stream && api::is_event_source(head) {
         return Some(Answer::RefusedStream(slug));
     }

@@ -88,20 +88,24 @@ impl Transport {
             }
             // Nothing is here: only now a timer is worth its while.
             let is_idle = self.connection.is_idle();
-            if is_idle && self.worker.is_draining() {
+            if is_idle && self.has_received && self.worker.is_draining() {
                 return Ok(NextHead::None);
             }
             if armed.as_ref().is_none_or(|(_, was_idle)| *was_idle != is_idle) {
                 let socket = Rc::clone(&self.socket);
                 let (deadline, wait) = match is_idle {
                     true if self.has_received => (Deadline::Idle(socket), idle_timeout),
-                    true => (Deadline::Idle(socket), header_timeout),
+                    true => (Deadline::First(socket), header_timeout),
                     false => (Deadline::Input(socket), header_timeout),
                 };
                 armed = Some((Armed::new(&self.worker, deadline, wait), is_idle));
             }
             self.socket.readable().await.map_err(|_| Gone)?;
             if armed.as_ref().is_some_and(|(armed, _)| armed.has_struck()) {
+                // Both may have come at once.
+                if is_idle && self.receive()? == Some(Input::Bytes) {
+                    continue;
+                }
                 return Ok(self.no_head(true));
             }
         }

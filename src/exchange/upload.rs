@@ -93,7 +93,7 @@ pub(super) async fn upload(
                 Err(response) => response,
             });
         }
-        if worker.is_draining() {
+        if worker.has_drained() {
             let problem = Problem::new(503).of_type("draining", "The server is going down");
             return Ok(upload.fail(&worker, problem).await);
         }
@@ -113,15 +113,11 @@ pub(super) async fn upload(
         if let Err(response) = upload.flush(&worker).await {
             return Ok(response);
         }
-        if worker.is_draining() {
-            // It strikes those that wait, and this one begins to only now.
-            continue;
-        }
         let silence = Duration::from_secs(UPLOAD_SILENCE_SECONDS_MAX);
-        match transport.wait_for_input(Deadline::Idle, silence).await? {
+        match transport.wait_for_input(Deadline::Upload, silence).await? {
             Input::Bytes => {}
             // The drain has ended the wait: the next round answers.
-            Input::End if worker.is_draining() => {}
+            Input::TooLate if worker.has_drained() => {}
             Input::End | Input::TooLate => return Err(Gone),
         }
     }
