@@ -49,6 +49,11 @@ pub const NDJSON_BATCH_BYTES_MAX: usize = 1024 * 1024;
 /// is still there is asked by the kernel.
 pub const UPLOAD_SILENCE_SECONDS_MAX: u64 = 24 * 60 * 60;
 
+/// The least that a body which is read in full brings on average, in bytes a second, after
+/// `body_timeout`: what a poor mobile connection does. Without it a byte now and then would hold a
+/// connection for ever.
+pub const BODY_BYTES_A_SECOND_MIN: u64 = 500;
+
 /// Most events in a page of `GET /runs/{id}/events`.
 pub const PAGE_EVENTS_MAX: usize = 1_000;
 /// Most bytes in such a page.

@@ -218,6 +218,11 @@ impl Worker {
         self.bell.ring();
     }
 
+    /// The time that it is now.
+    pub fn now(&self) -> Instant {
+        Instant::now()
+    }
+
     /// The tick that it is now.
     pub fn tick(&self) -> Tick {
         Tick(self.ticks() as u32)

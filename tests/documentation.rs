@@ -333,6 +333,7 @@ fn limits_are_what_they_are_said_to_be() {
     // What a client can meet; the others are the server's own business.
     let fixed: BTreeMap<&str, u64> = values![
         ARRAY_EVENTS_MAX,
+        BODY_BYTES_A_SECOND_MIN,
         CHUNK_LINE_BYTES_MAX,
         CURSOR_LAG_IDS,
         EVENT_TYPE_BYTES_MAX,

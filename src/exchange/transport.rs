@@ -15,7 +15,7 @@ use crate::{
     connection::{After, BodyProgress, Connection, Lingering},
     deadlines::Deadline,
     driver::{Pollable, yield_now},
-    limits::LINGER_MS_MAX,
+    limits::{BODY_BYTES_A_SECOND_MIN, LINGER_MS_MAX},
     wire::{
         problem::Problem,
         request::{Method, RequestHead, Version},
@@ -123,12 +123,16 @@ impl Transport {
         })
     }
 
-    /// The body of a request that is taken as a whole.
+    /// The body of a request that is taken as a whole. No pause in it may be longer than
+    /// `body_timeout`, and all of it must keep to [`body_patience`]: else a byte now and then would
+    /// hold the connection for ever.
     pub(super) async fn whole_body(
         &mut self,
         max: usize,
     ) -> Result<Result<Vec<u8>, Problem>, Gone> {
         let timeout = self.worker.shared.settings.body_timeout;
+        let began = self.worker.now();
+        let too_late = || Problem::new(408).detail("the body took too long");
         let mut body = Vec::new();
         loop {
             match self.connection.poll_body(&mut body) {
@@ -137,12 +141,12 @@ impl Transport {
                 Ok(BodyProgress::Complete) => return Ok(Ok(body)),
                 Ok(BodyProgress::Incomplete) => {}
             }
-            match self.wait_for_input(Deadline::Input, timeout).await? {
+            let left = body_patience(timeout, body.len()).checked_sub(self.worker.now() - began);
+            let Some(left) = left else { return Ok(Err(too_late())) };
+            match self.wait_for_input(Deadline::Input, timeout.min(left)).await? {
                 Input::Bytes => {}
                 Input::End => return Err(Gone),
-                Input::TooLate => {
-                    return Ok(Err(Problem::new(408).detail("the body took too long")));
-                }
+                Input::TooLate => return Ok(Err(too_late())),
             }
         }
     }
@@ -269,6 +273,11 @@ impl Transport {
             }
         }
     }
+}
+
+/// How long a body may take of which so many bytes have come.
+fn body_patience(timeout: Duration, received: usize) -> Duration {
+    timeout + Duration::from_millis(received as u64 * 1_000 / BODY_BYTES_A_SECOND_MIN)
 }
 
 /// A deadline that is armed for as long as this lives.

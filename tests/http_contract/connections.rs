@@ -467,6 +467,40 @@ fn an_upload_may_stand_in_a_pipeline() {
 }
 
 #[test]
+fn a_body_that_drips_is_given_up_and_one_that_flows_is_not() {
+    for server in Server::with_each_driver(&["--body-timeout", "400ms"]) {
+        server.new_run();
+        let head = "POST /runs/1/events HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\n";
+        // Each byte comes long before the time for one is up.
+        let mut dripping = server.client();
+        dripping.send(head);
+        // A slow one, of more than a timeout, but no drip.
+        let payload = "x".repeat(2_000);
+        let body = format!("{{\"type\":\"A\",\"payload\":\"{payload}\"}}");
+        let mut flowing = server.client();
+        flowing.send(format!(
+            "POST /runs/1/events HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        ));
+        let mut pieces = body.as_bytes().chunks(100);
+        let mut dripped = 0;
+        while !dripping.has_something() {
+            dripping.try_send(" ").expect("an early answer is no reset");
+            dripped += 1;
+            assert!(dripped < 600, "{dripped} bytes");
+            flowing.send(pieces.next().unwrap_or_default());
+            thread::sleep(Duration::from_millis(50));
+        }
+        dripping.answer().expect(408);
+        for piece in pieces {
+            flowing.send(piece);
+            thread::sleep(Duration::from_millis(50));
+        }
+        flowing.answer().expect(201);
+    }
+}
+
+#[test]
 fn a_client_that_never_waits_keeps_nobody_waiting() {
     let requests = request("GET", "/health", &[], "").repeat(500);
     let headers = "Content-Type: application/x-ndjson\r\nContent-Length: 99999999999\r\n";
