@@ -160,9 +160,19 @@ fn take(worker: &Rc<Worker>, door: &Door) -> Taken {
 /// A connection has come in.
 fn welcome(worker: &Rc<Worker>, socket: OwnedFd, client: ClientAddress, is_admin: bool) {
     let Ok(socket) = Pollable::new(socket) else { return };
+    let Shared { admissions, settings, .. } = &*worker.shared;
+    let entry = if is_admin {
+        admissions.admit_admin()
+    } else {
+        // A proxy is many clients: which of them it is, each request says.
+        let address = client.key().filter(|_| !settings.trusted_proxies.trusts(client));
+        match admissions.admit(address, worker.now()) {
+            Ok(entry) => entry,
+            Err(refusal) => return worker.note_refusal(refusal, client),
+        }
+    };
     worker.stats.connections.fetch_add(1, Relaxed);
-    let is_surplus = worker.shared.connections() > worker.shared.connections_max;
-    let origin = Origin { id: worker.next_connection(), client, is_admin, is_surplus };
+    let origin = Origin { id: worker.next_connection(), client, is_admin, entry };
     spawn(exchange::serve(Rc::clone(worker), socket, origin));
 }
 

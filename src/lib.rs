@@ -2,6 +2,7 @@
 //!
 //! `docs/architecture.md` has the bird's-eye view, a map of the code and the invariants.
 
+pub mod admission;
 pub mod allocator;
 pub mod api;
 pub mod cli;

@@ -219,6 +219,15 @@ pub const RING_PAUSE_MS: u64 = 20;
 /// Files that a server needs beside its connections: the journal's, a few for each of up to 64
 /// workers, and some to spare.
 pub const FILES_RESERVED: u64 = 128;
+/// Connections that are refused and answered at one time, when `max_connections` leaves no room for
+/// more of them (but a quarter of the open files at most): enough for a crowd, of which each is
+/// answered within milliseconds. Further ones are closed at once.
+pub const SURPLUS_CONNECTIONS: u64 = 256;
+/// What `accept_rate` allows in one burst, in milliseconds of it: all the tabs of an office come back
+/// at once, and a second's worth of connections is what the rate says can be borne.
+pub const ACCEPT_BURST_MS: u64 = 1_000;
+/// Parts of the table of addresses, each behind a lock: as many as workers that are likely to meet.
+pub const ADDRESS_SHARDS: usize = 16;
 /// How long accepting pauses when the process has no file descriptor left, in milliseconds.
 pub const ACCEPT_PAUSE_MS: u64 = 100;
 /// How often a worker complains of that, in seconds: once every so long.

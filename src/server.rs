@@ -38,6 +38,7 @@ use signal_hook::{
 use socket2::SockRef;
 
 use crate::{
+    admission::Admissions,
     allocator,
     clock::Clock,
     config::{IoChoice, Listen, Settings},
@@ -49,7 +50,7 @@ use crate::{
     journal_writer::{Listener, OpenJournal},
     limits::{
         BIND_PATIENCE_MS, DRAIN_PATIENCE_MS, FILES_RESERVED, HISTORY_READERS, LISTEN_BACKLOG,
-        UNSENT_BYTES_MAX,
+        SURPLUS_CONNECTIONS, UNSENT_BYTES_MAX,
     },
     mailbox::Mailbox,
     service_manager::{self, Inherited, Watchdog},
@@ -143,7 +144,8 @@ fn serve(settings: Settings) -> Result<(), ServerError> {
         (None, Some(listen)) => Some(bind_patiently(listen, 1, settings.client_timeout)?),
         (None, None) => None,
     };
-    let connections_max = connections_max(&settings, files_max);
+    let (connections_max, surplus_max) = room_for_connections(&settings, files_max);
+    let admissions = Admissions::new(&settings, connections_max, surplus_max, Instant::now());
     log::info!(
         "listening on {}{} (journal {}, {} worker(s) on {}, at most {connections_max} connections)",
         bound.address,
@@ -160,10 +162,12 @@ fn serve(settings: Settings) -> Result<(), ServerError> {
         settings,
         driver,
         connections_max,
+        admissions: Arc::new(admissions),
         clock,
         journal,
         readers,
         workers: (0..worker_count).map(|_| Arc::new(WorkerStats::default())).collect(),
+        mailboxes: mailboxes.clone(),
         draining: AtomicBool::new(false),
     });
     let listeners = Listeners {
@@ -353,16 +357,21 @@ fn raise_file_limit() -> u64 {
     .unwrap_or(u64::MAX)
 }
 
-/// As many connections as are asked for, and as the limit on open files leaves.
-fn connections_max(settings: &Settings, files_max: u64) -> usize {
-    let possible = files_max.saturating_sub(FILES_RESERVED).max(1);
+/// As many connections as are asked for, and as the limit on open files leaves; and how many more
+/// there may be to be told that there are too many.
+fn room_for_connections(settings: &Settings, files_max: u64) -> (usize, usize) {
+    let files = files_max.saturating_sub(FILES_RESERVED);
+    let possible = (files - SURPLUS_CONNECTIONS.min(files / 4)).max(1);
     let wanted = settings.max_connections.map_or(possible, |max| u64::from(max.get()));
     if wanted > possible {
         log::warn!(
             "max_connections is {wanted}, but the limit of {files_max} open files leaves {possible}"
         );
     }
-    usize::try_from(wanted.min(possible)).unwrap_or(usize::MAX)
+    let connections = wanted.min(possible);
+    let surplus = files.saturating_sub(connections).max(1);
+    let count = |files| usize::try_from(files).unwrap_or(usize::MAX);
+    (count(connections), count(surplus))
 }
 
 /// Sockets that listen, one for each worker.

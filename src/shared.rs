@@ -9,6 +9,7 @@ use std::{
 };
 
 use crate::{
+    admission::{Admissions, Refusal},
     api::cors::CorsPolicy,
     clock::Clock,
     config::Settings,
@@ -18,8 +19,10 @@ use crate::{
     hub::Reason,
     journal::catalog::{Catalog, read},
     journal_writer::JournalWriter,
+    mailbox::Mailbox,
     route::{TEMPLATES, template_number},
     wire::status::STATUSES,
+    worker::Letter,
 };
 
 /// What all workers and the server have in common.
@@ -32,6 +35,8 @@ pub struct Shared {
     pub cors: CorsPolicy,
     /// Most connections at one time.
     pub connections_max: usize,
+    /// Who is let in.
+    pub admissions: Arc<Admissions>,
     /// The wall clock.
     pub clock: Arc<Clock>,
     /// Where writes go.
@@ -40,6 +45,8 @@ pub struct Shared {
     pub readers: HistoryReaders,
     /// How each worker is doing.
     pub workers: Vec<Arc<WorkerStats>>,
+    /// What reaches each worker.
+    pub mailboxes: Vec<Arc<Mailbox<Letter>>>,
     /// `/health/ready` says no.
     pub draining: AtomicBool,
 }
@@ -49,46 +56,10 @@ impl Shared {
     pub fn connections(&self) -> usize {
         self.workers.iter().map(|worker| worker.connections.load(Relaxed)).sum()
     }
-}
 
-/// Why somebody was turned away at the door, as the metrics and the log name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
-    /// The server holds as many connections as it may.
-    Full,
-    /// This address does.
-    Ip,
-    /// This session does.
-    Session,
-    /// This run does.
-    Run,
-    /// Connections come faster than they may.
-    Rate,
-    /// The server is going down.
-    Draining,
-}
-
-impl Refused {
-    /// Every one, in the order of their numbers.
-    pub const ALL: [Refused; 6] = [
-        Refused::Full,
-        Refused::Ip,
-        Refused::Session,
-        Refused::Run,
-        Refused::Rate,
-        Refused::Draining,
-    ];
-
-    /// As the metrics and the log name it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Refused::Full => "full",
-            Refused::Ip => "ip",
-            Refused::Session => "session",
-            Refused::Run => "run",
-            Refused::Rate => "rate",
-            Refused::Draining => "draining",
-        }
+    /// How many connections and streams all workers have refused for this reason.
+    pub fn refused(&self, refusal: Refusal) -> u64 {
+        self.workers.iter().map(|worker| worker.refused(refusal)).sum()
     }
 }
 
@@ -119,8 +90,8 @@ pub struct WorkerStats {
     pub reconnects: AtomicU64,
     /// Streams that have ended, by the number of the [`Reason`].
     pub disconnects: [AtomicU64; Reason::ALL.len()],
-    /// Who was turned away, by the number of [`Refused`].
-    pub refused: [AtomicU64; Refused::ALL.len()],
+    /// One for each of [`Refusal::ALL`].
+    refused: [AtomicU64; Refusal::ALL.len()],
     /// How long streams were open, in microseconds.
     pub stream_durations: Histogram,
     /// From commit to written, in microseconds: one value for each event and stream.
@@ -177,9 +148,14 @@ impl WorkerStats {
         &self.request_durations[route]
     }
 
-    /// Counts somebody who was turned away.
-    pub fn note_refused(&self, why: Refused) {
-        raise(&self.refused[why as usize], 1);
+    /// How many connections and streams were refused for this reason.
+    pub fn refused(&self, refusal: Refusal) -> u64 {
+        self.refused[refusal as usize].load(Relaxed)
+    }
+
+    /// One more was.
+    pub fn note_refusal(&self, refusal: Refusal) {
+        raise(&self.refused[refusal as usize], 1);
     }
 }
 
@@ -198,7 +174,7 @@ mod tests {
         for (number, reason) in Reason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, number, "{reason:?}");
         }
-        for (number, why) in Refused::ALL.into_iter().enumerate() {
+        for (number, why) in Refusal::ALL.into_iter().enumerate() {
             assert_eq!(why as usize, number, "{why:?}");
         }
     }

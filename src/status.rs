@@ -2,9 +2,10 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value as Json, json};
 
 use crate::{
+    admission::Refusal,
     api::answer,
     config::Value as _,
     event::{EventId, Timestamp},
@@ -33,7 +34,7 @@ pub fn ready(shared: &Shared) -> Response {
 
 /// Every worker, and the journal's writer. `first` is the first event that is kept.
 pub fn worker(shared: &Shared, first: Option<EventId>) -> Response {
-    let workers: Vec<Value> = shared
+    let workers: Vec<Json> = shared
         .workers
         .iter()
         .enumerate()
@@ -50,6 +51,10 @@ pub fn worker(shared: &Shared, first: Option<EventId>) -> Response {
             })
         })
         .collect();
+    let refused: Map<String, Json> = Refusal::ALL
+        .into_iter()
+        .map(|refusal| (refusal.as_str().to_owned(), shared.refused(refusal).into()))
+        .collect();
     let (counts, last_id, kept) =
         read_catalog(shared, |catalog| (catalog.counts(), catalog.last_id(), Kept::of(catalog)));
     let status = shared.journal.status();
@@ -59,6 +64,7 @@ pub fn worker(shared: &Shared, first: Option<EventId>) -> Response {
         "version": env!("CARGO_PKG_VERSION"),
         "draining": shared.draining.load(Relaxed),
         "connections_max": shared.connections_max,
+        "refused": refused,
         "workers": workers,
         "journal": {
             "durability": status.durability.to_text(),

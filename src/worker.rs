@@ -30,6 +30,7 @@ use std::{
 use slab::Slab;
 
 use crate::{
+    admission::{Entry as ConnectionEntry, Refusal, StreamPlace, Superseded},
     allocator,
     client_address::ClientAddress,
     deadlines::{Deadline, Deadlines},
@@ -52,7 +53,7 @@ use crate::{
     mailbox::Mailbox,
     replay,
     route::{TEMPLATES, template_number},
-    shared::{Refused, Shared, WorkerStats, read_catalog},
+    shared::{Shared, WorkerStats, read_catalog},
     stream_ring::{RingEvent, Send as RingSend, SendResult, StreamRing},
     timer_wheel::Tick,
     wire::response::http_date,
@@ -68,6 +69,8 @@ pub enum Letter {
     Read(Ticket, Box<dyn Any + Send>),
     /// A reader has history for a stream.
     History(History),
+    /// A newer stream has taken the place of one of this worker's.
+    Superseded(Token, Refusal),
     /// The server is going down.
     Drain,
     /// Counts who still turns.
@@ -100,6 +103,8 @@ pub struct ParkedSocket {
     pub socket: OwnedFd,
     /// Whose it is.
     pub follower: Follower,
+    /// Its place in the counts that have a limit.
+    pub place: Option<StreamPlace>,
 }
 
 /// Says who waits for an answer from another thread.
@@ -117,6 +122,8 @@ pub struct Worker {
     pub read_buffer: RefCell<Vec<u8>>,
     mailbox: Arc<Mailbox<Letter>>,
     hub: RefCell<Hub>,
+    /// Of the streams that are counted by something that has a limit.
+    places: RefCell<HashMap<Token, StreamPlace>>,
     ring: RefCell<StreamRing>,
     /// Who follows each stream, by the place of its token.
     followers: RefCell<Vec<Option<Follower>>>,
@@ -187,6 +194,7 @@ impl Worker {
             deadlines: RefCell::new(Deadlines::new(Tick(0))),
             read_buffer: RefCell::new(vec![0; READ_BYTES]),
             hub: RefCell::new(Hub::new(hub_config, Tick(0), seen)),
+            places: RefCell::default(),
             ring: RefCell::new(ring),
             followers: RefCell::default(),
             connection_count: Cell::new(0),
@@ -210,6 +218,11 @@ impl Worker {
             mailbox,
             shared,
         }
+    }
+
+    /// Counts workers, from 0.
+    pub fn id(&self) -> usize {
+        self.id
     }
 
     /// Another thread, or the ring, has something.
@@ -392,7 +405,7 @@ impl Worker {
         ConnectionId::new(self.id, self.connection_count.get())
     }
 
-    /// Parks a socket: `subscribe` opens its stream.
+    /// Parks a socket: `subscribe` opens its stream, which keeps its place to its end.
     pub fn park(&self, parked: ParkedSocket, subscribe: impl FnOnce(&mut Hub, Peer) -> Token) {
         let mut ring = self.ring.borrow_mut();
         let peer = ring.adopt(parked.socket);
@@ -402,6 +415,13 @@ impl Worker {
         let token = subscribe(hub, peer);
         ring.watch(peer, token);
         self.keep_follower(token, parked.follower);
+        if let Some(place) = parked.place {
+            let parked = place.park(token);
+            self.places.borrow_mut().insert(token, place);
+            if let Err(refusal) = parked {
+                self.close_superseded(hub, token, refusal);
+            }
+        }
         self.note_rest();
         self.bell.ring();
     }
@@ -434,14 +454,6 @@ impl Worker {
             let (Follower { id, client, .. }, route) = (follower, follower.route());
             let distance = last_id.0.saturating_sub(cursor.0);
             log::info!(conn:% = id, client:%, route, cursor = cursor.0, distance; "stream resumed");
-        }
-    }
-
-    /// Somebody was turned away.
-    pub fn note_refused(&self, client: ClientAddress, why: Refused) {
-        self.stats.note_refused(why);
-        if self.may_log(LogKind::Refused) {
-            log::warn!(client:%, reason = why.as_str(); "connection refused");
         }
     }
 
@@ -482,10 +494,34 @@ impl Worker {
         });
     }
 
-    /// A connection that was no stream has ended.
-    pub fn farewell(&self) {
+    /// A connection that was no stream has ended, and its socket is closed.
+    pub fn farewell(&self, entry: ConnectionEntry) {
+        self.shared.admissions.leave(entry);
         self.let_go();
         self.bell.ring();
+    }
+
+    /// Somebody was refused.
+    pub fn note_refusal(&self, refusal: Refusal, client: ClientAddress) {
+        self.stats.note_refusal(refusal);
+        if self.may_log(LogKind::Refused) {
+            log::warn!(client:%, reason = refusal.as_str(); "connection refused");
+        }
+    }
+
+    /// Has each of these streams closed by its worker.
+    pub fn supersede(&self, superseded: Vec<Superseded>) {
+        for Superseded { worker, token, refusal } in superseded {
+            // Who is not parked yet finds out when it is.
+            if let Some(token) = token {
+                self.shared.mailboxes[worker].post(Letter::Superseded(token, refusal));
+            }
+        }
+    }
+
+    fn close_superseded(&self, hub: &mut Hub, token: Token, refusal: Refusal) {
+        let retry = self.shared.settings.reconnect_backoff_max;
+        hub.handle_superseded(token, retry, refusal.as_str());
     }
 
     /// There is one connection less.
@@ -583,6 +619,8 @@ impl Worker {
         }
         while let Some(closed) = hub.poll_closed() {
             ring.close(closed.peer);
+            self.places.borrow_mut().remove(&closed.token);
+            self.shared.admissions.leave_stream();
             self.let_go();
             self.note_ended(&closed);
         }
@@ -614,6 +652,9 @@ impl Worker {
                 self.reads.borrow_mut().remove(ticket).keep(found);
             }
             Letter::History(history) => self.hub.borrow_mut().handle_history(history),
+            Letter::Superseded(token, refusal) => {
+                self.close_superseded(&mut self.hub.borrow_mut(), token, refusal);
+            }
             Letter::Drain => self.drain(),
             Letter::Ping(answered) => {
                 answered.fetch_add(1, Relaxed);

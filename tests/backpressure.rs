@@ -16,6 +16,7 @@ use std::{
 use serde_json::Value;
 use support::{Client, eventually};
 use tidewheel::{
+    admission::Admissions,
     clock::Clock,
     config::{Durability, Settings},
     driver::IoDriver,
@@ -111,7 +112,10 @@ impl Served {
             .start(Arc::clone(&clock), Durability::Immediate, Retention::default(), Vec::new())
             .unwrap();
         let settings = Settings::default();
+        let mailbox = Arc::new(Mailbox::new().unwrap());
         let shared = Arc::new(Shared {
+            admissions: Arc::new(Admissions::new(&settings, 1_000, 1, Instant::now())),
+            mailboxes: vec![Arc::clone(&mailbox)],
             cors: (&settings).into(),
             settings,
             driver: IoDriver::Epoll,
@@ -125,7 +129,6 @@ impl Served {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        let mailbox = Arc::new(Mailbox::new().unwrap());
         let start = Start {
             id: 0,
             listener: Listening { socket: listener.into(), is_inherited: false },

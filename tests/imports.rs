@@ -10,7 +10,7 @@ use std::{
 const LAYERS: [(&str, &[&str]); 4] = [
     ("words", &["client_address", "config", "event", "limits"]),
     ("pure", &["histogram", "tail", "timer_wheel", "wire"]),
-    ("behaviour", &["api", "connection", "hub", "journal", "route"]),
+    ("behaviour", &["admission", "api", "connection", "hub", "journal", "route"]),
     (
         "shell",
         &[

@@ -1,8 +1,9 @@
 //! What is answered: values of the journal as JSON, and its refusals as problems.
 
-use std::io::Write as _;
+use std::{io::Write as _, time::Duration};
 
 use crate::{
+    admission::Refusal,
     event::{Event, EventId, Label, RunId, RunStatus},
     journal::{CommittedEvent, RunSummary, WriteError, catalog::ProjectSummary},
     wire::{problem::Problem, response::Response, sse},
@@ -224,9 +225,12 @@ pub fn no_such_run(run: RunId) -> Response {
     refused(&WriteError::NoSuchRun(run), None)
 }
 
-/// The request cannot be served now, but perhaps soon.
-pub fn unavailable(slug: &'static str, title: &'static str) -> Response {
-    problem(&Problem::new(503).of_type(slug, title))
+/// The request cannot be served now, but perhaps after this time.
+pub fn unavailable(refusal: Refusal, wait: Duration) -> Response {
+    let (slug, title) = refusal.problem();
+    let problem = Problem::new(refusal.status()).of_type(slug, title);
+    let seconds = wait.as_millis().div_ceil(1_000).max(1);
+    Response::problem(&problem).with_header("Retry-After", seconds.to_string())
 }
 
 fn run_json(out: &mut Vec<u8>, run: &RunSummary) {

@@ -24,9 +24,10 @@ use bytesize::ByteSize;
 use log::LevelFilter;
 use toml::Spanned;
 
+use crate::client_address::TrustedProxies;
 use crate::limits::{COMMIT_BYTES_MAX, WRITE_QUEUE_BYTES_MAX};
 pub use values::{
-    AdminListen, CorsOrigins, Durability, IoChoice, Listen, LogFormat, Value, WebOrigin,
+    AdminListen, CorsOrigins, Durability, IoChoice, Listen, LogFormat, OverLimit, Value, WebOrigin,
     check_range,
 };
 
@@ -190,6 +191,18 @@ settings! {
     max_stream_lifetime: Duration = "0s" in Duration::ZERO..=30 * 24 * HOUR;
     /// most connections at one time; 0 is as many as the limit on open files allows
     max_connections: Option<NonZeroU32> = "0";
+    /// most connections of one address, and through a trusted proxy most streams; an IPv6 address is its /64; 0 for no limit
+    max_connections_per_ip: Option<NonZeroU32> = "0";
+    /// most streams of one run; 0 for no limit
+    max_connections_per_run: Option<NonZeroU32> = "0";
+    /// most streams of one session; 0 for no limit
+    max_connections_per_session: Option<NonZeroU32> = "0";
+    /// what becomes of a stream that is one more than its run or session may have: refuse it, or `close_oldest` to take it and close the oldest
+    over_limit: OverLimit = "refuse";
+    /// most new connections in a second, after a burst of as many; 0 for no limit
+    accept_rate: Option<NonZeroU32> = "0";
+    /// proxies whose X-Forwarded-For or Forwarded is believed: addresses, networks such as 10.0.0.0/8, and unix for whoever comes over a unix: socket
+    trusted_proxies: TrustedProxies = "";
     /// largest request body; NDJSON may be of any length
     max_body_bytes: ByteSize = "8MiB" in KIB..=ByteSize(WRITE_QUEUE_BYTES_MAX as u64);
     /// largest event, and longest line of NDJSON; not more than a request body

@@ -12,6 +12,8 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use log::LevelFilter;
 
+use crate::client_address::TrustedProxies;
+
 /// Longest path of a Unix socket, in bytes: `sun_path` has 108 with the NUL at its end (unix(7)).
 const UNIX_PATH_BYTES_MAX: usize = 107;
 /// Longest host name, in bytes (RFC 1035 §2.3.4).
@@ -538,12 +540,7 @@ impl Value for CorsOrigins {
     fn from_toml(value: &toml::Value) -> Result<CorsOrigins, String> {
         match value {
             toml::Value::String(text) => Self::from_text(text),
-            toml::Value::Array(values) => {
-                let origins = values
-                    .iter()
-                    .map(|value| value.as_str().ok_or_else(|| wrong_type::<CorsOrigins>(value)));
-                CorsOrigins::from_list(origins.collect::<Result<Vec<&str>, String>>()?)
-            }
+            toml::Value::Array(values) => CorsOrigins::from_list(texts::<CorsOrigins>(values)?),
             other => Err(wrong_type::<CorsOrigins>(other)),
         }
     }
@@ -555,6 +552,69 @@ impl Value for CorsOrigins {
     fn to_toml(&self) -> toml::Value {
         self.as_list().into_iter().map(toml::Value::from).collect::<Vec<_>>().into()
     }
+}
+
+/// What happens to a stream that is one more than its run or session may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OverLimit {
+    /// It is refused.
+    Refuse,
+    /// It is opened, and the oldest is closed for it.
+    CloseOldest,
+}
+
+impl Value for OverLimit {
+    const EXPECTED: &'static str = "refuse or close_oldest";
+
+    fn from_text(text: &str) -> Result<OverLimit, String> {
+        match text {
+            "refuse" => Ok(OverLimit::Refuse),
+            "close_oldest" => Ok(OverLimit::CloseOldest),
+            _ => Err(not_a::<OverLimit>(text)),
+        }
+    }
+
+    fn to_text(&self) -> String {
+        match self {
+            OverLimit::Refuse => "refuse",
+            OverLimit::CloseOldest => "close_oldest",
+        }
+        .to_owned()
+    }
+}
+
+impl Value for TrustedProxies {
+    const EXPECTED: &'static str = "a list of addresses, networks such as 10.0.0.0/8, and unix";
+
+    fn from_text(text: &str) -> Result<TrustedProxies, String> {
+        if text.is_empty() {
+            return Ok(TrustedProxies::default());
+        }
+        TrustedProxies::from_list(text.split(',').map(str::trim))
+    }
+
+    fn from_toml(value: &toml::Value) -> Result<TrustedProxies, String> {
+        match value {
+            toml::Value::String(text) => Self::from_text(text),
+            toml::Value::Array(values) => {
+                TrustedProxies::from_list(texts::<TrustedProxies>(values)?)
+            }
+            other => Err(wrong_type::<TrustedProxies>(other)),
+        }
+    }
+
+    fn to_text(&self) -> String {
+        self.to_list().join(",")
+    }
+
+    fn to_toml(&self) -> toml::Value {
+        self.to_list().into_iter().map(toml::Value::from).collect::<Vec<_>>().into()
+    }
+}
+
+/// The texts in a list of a settings file.
+fn texts<T: Value>(values: &[toml::Value]) -> Result<Vec<&str>, String> {
+    values.iter().map(|value| value.as_str().ok_or_else(|| wrong_type::<T>(value))).collect()
 }
 
 /// Refuses a value outside `range`, which includes both of its ends.
@@ -662,6 +722,8 @@ mod tests {
         reads_and_writes::<bool>(&["true", "false"]);
         reads_and_writes::<LogFormat>(&["logfmt", "json"]);
         refuses::<LogFormat>(&["", "JSON", "text"]);
+        reads_and_writes::<OverLimit>(&["refuse", "close_oldest"]);
+        refuses::<OverLimit>(&["", "close-oldest", "Refuse"]);
         refuses::<IoChoice>(&["", "Auto", "kqueue"]);
         refuses::<LevelFilter>(&["", "off", "INFO"]);
         refuses::<bool>(&["", "1", "yes"]);
@@ -673,6 +735,15 @@ mod tests {
         reads_and_writes::<Option<NonZeroU32>>(&["0", "100"]);
         assert_eq!(Option::<NonZeroU32>::from_text("0"), Ok(None));
         refuses::<Option<NonZeroU32>>(&["", "-1", "4294967296", "1.5"]);
+    }
+
+    #[test]
+    fn trusted_proxies_are_addresses_networks_and_unix() {
+        reads_and_writes::<TrustedProxies>(&["", "127.0.0.1", "10.0.0.0/8,::1,fd00::/8,unix"]);
+        refuses::<TrustedProxies>(&["*", "10.0.0.0/8,", "proxy.example", "10.0.0.1/8"]);
+        let list = toml::Value::Array(vec!["::1".into()]);
+        assert_eq!(TrustedProxies::from_toml(&list), TrustedProxies::from_text("::1"));
+        assert!(TrustedProxies::from_toml(&toml::Value::Array(vec![1.into()])).is_err());
     }
 
     #[test]

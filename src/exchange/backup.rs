@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::transport::{Gone, Transport};
 use crate::{
-    api::answer,
+    admission::Refusal,
     driver::sleep,
     journal::{backup::BackupWriter, store::StoreError},
     limits::HOLD_PAUSE_MS,
@@ -34,7 +34,7 @@ pub(super) async fn backup(transport: &mut Transport, head: &RequestHead) -> Res
     let hold = journal.hold();
     while !hold.has_begun() {
         if worker.is_draining() {
-            let response = answer::unavailable("draining", "The server is going down");
+            let response = super::unavailable(&worker, Refusal::Draining);
             transport.answer(Some(head), response, false).await?;
             return Ok(());
         }

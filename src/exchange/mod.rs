@@ -25,22 +25,25 @@ use self::{
     transport::{Gone, NextHead, Transport},
 };
 use crate::{
+    admission::{Entry, Refusal},
     api::{self, BodyPlan, answer},
     client_address::ClientAddress,
     connection::After,
     driver::{Pollable, yield_now},
     route::{NO_ROUTE, NoRoute, Route, is_admin, route},
-    shared::Refused,
-    wire::{problem::Problem, request::RequestHead, response::Response},
+    wire::{forwarded, problem::Problem, request::RequestHead, response::Response},
     worker::Worker,
 };
 
 /// Serves a connection until it ends or becomes a stream.
 pub async fn serve(worker: Rc<Worker>, socket: Pollable, origin: Origin) {
     let mut transport = Transport::new(Rc::clone(&worker), socket);
-    match requests(&mut transport, origin).await {
-        Ok(Some((request, parked))) => stream::park(transport, origin, &request, parked).await,
-        Ok(None) | Err(Gone) => worker.farewell(),
+    if let Ok(Some((request, parked))) = requests(&mut transport, origin).await {
+        stream::park(transport, origin, &request, parked).await;
+    } else {
+        // First the socket, so that there are never more than are counted.
+        drop(transport);
+        worker.farewell(origin.entry);
     }
 }
 
@@ -71,18 +74,26 @@ impl fmt::Display for ConnectionId {
 pub struct Origin {
     /// Its name in the log.
     pub id: ConnectionId,
-    /// Who has connected.
+    /// Who has connected. Behind a trusted proxy each request has a client of its own.
     pub client: ClientAddress,
     /// It came in at the address for administration.
     pub is_admin: bool,
-    /// It is one more than there may be: it gets one answer, and that is no in most cases.
-    pub is_surplus: bool,
+    /// Whether it has a place, or gets one answer that is no in most cases.
+    pub entry: Entry,
 }
 
 impl Origin {
     /// It came over a `unix:` socket.
     fn is_local(self) -> bool {
         self.client == ClientAddress::Local
+    }
+
+    /// Why it is not served, if it is not.
+    fn refusal(self) -> Option<Refusal> {
+        match self.entry {
+            Entry::Surplus(refusal) => Some(refusal),
+            Entry::Open { .. } => None,
+        }
     }
 }
 
@@ -130,6 +141,8 @@ struct Asked {
     head: RequestHead,
     route: Route,
     origin: Origin,
+    /// Whose it is, also behind a trusted proxy.
+    client: ClientAddress,
 }
 
 /// What is to be answered.
@@ -143,7 +156,7 @@ enum Answer {
     /// A backup of the journal, or the head of one.
     Backup,
     /// A stream that is refused for a time, to a client that understands nothing else.
-    RefusedStream(&'static str),
+    RefusedStream(Refusal),
 }
 
 impl Answer {
@@ -177,7 +190,12 @@ async fn requests(
     loop {
         let head = match transport.next_head().await? {
             NextHead::Head(head) => *head,
-            NextHead::None => return Ok(None),
+            NextHead::None => {
+                if let Some(refusal) = origin.refusal() {
+                    transport.worker.note_refusal(refusal, origin.client);
+                }
+                return Ok(None);
+            }
             NextHead::Refused(problem) => {
                 let (began, status) = (worker.uptime(), problem.status());
                 let sent = transport.answer(None, answer::problem(&problem), false).await;
@@ -193,13 +211,13 @@ async fn requests(
         let sent = match answer {
             // Its head is still to be sent.
             Answer::Park(stream) => return Ok(Some((request, stream))),
-            Answer::RefusedStream(reason) => {
-                stream::refuse_stream(transport, head, reason).await.map(|()| After::Close)
+            Answer::RefusedStream(refusal) => {
+                stream::refuse_stream(transport, head, refusal).await.map(|()| After::Close)
             }
             Answer::Backup => backup::backup(transport, head).await.map(|()| After::Close),
             Answer::StreamHead => stream::answer_head(transport, head).await.map(|()| After::Close),
             Answer::Response(response) => {
-                let may_stay = !origin.is_surplus && !worker.is_draining();
+                let may_stay = origin.refusal().is_none() && !worker.is_draining();
                 transport.answer(Some(head), response, may_stay).await
             }
         };
@@ -232,8 +250,11 @@ async fn handle(
         Err(error) => return Ok((head, NO_ROUTE, api::no_route(error).into())),
     };
     let template = route.template();
-    if let Some(refusal) = refuse(&worker, &head, &route, origin) {
-        return Ok((head, template, refusal));
+    let client =
+        forwarded::client(origin.client, &head.headers, &worker.shared.settings.trusted_proxies);
+    if let Some(refusal) = refusal_now(&worker, &route, origin) {
+        let answer = refuse(&worker, &head, &route, client, refusal);
+        return Ok((head, template, answer));
     }
     let max_body_bytes = worker.shared.settings.max_body_bytes.0 as usize;
     let plan = match api::check_head(&route, &head, max_body_bytes) {
@@ -243,7 +264,7 @@ async fn handle(
     if let Some(interim) = transport.connection.take_continue() {
         transport.send(interim).await?;
     }
-    let asked = Asked { head, route, origin };
+    let asked = Asked { head, route, origin, client };
     let answer = match plan {
         BodyPlan::Whole(max) => match transport.whole_body(max).await? {
             Ok(body) => respond::respond(&worker, &asked, &body).await,
@@ -285,27 +306,39 @@ fn is_loopback(host: &str) -> bool {
         || ip.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
-/// Why this server does not take a request now, if it does not. While it drains it still takes those
-/// that come on connections which it has: nobody else could answer them.
-fn refuse(worker: &Worker, head: &RequestHead, route: &Route, origin: Origin) -> Option<Answer> {
-    let is_stream = matches!(route, Route::Stream(_) | Route::Probe);
-    let (why, (slug, title)) = match route {
-        Route::Health | Route::Ready | Route::Metrics | Route::Worker | Route::Options(_) => {
-            return None;
-        }
-        _ if origin.is_surplus => {
-            (Refused::Full, ("full", "The server holds as many connections as it may"))
-        }
-        _ if is_stream && worker.is_draining() => {
-            (Refused::Draining, ("draining", "The server is going down"))
-        }
-        _ => return None,
-    };
-    worker.note_refused(origin.client, why);
-    if is_stream && api::is_event_source(head) {
-        return Some(Answer::RefusedStream(slug));
+/// Why this server does not take a request now, if it does not. How it is doing it says always. While
+/// it drains it still takes those that come on connections which it has, unless they would become
+/// streams: nobody else could answer them.
+fn refusal_now(worker: &Worker, route: &Route, origin: Origin) -> Option<Refusal> {
+    let is_draining = worker.is_draining() && is_stream(route);
+    match route {
+        Route::Health | Route::Ready | Route::Metrics | Route::Worker | Route::Options(_) => None,
+        _ => origin.refusal().or_else(|| is_draining.then_some(Refusal::Draining)),
     }
-    Some(answer::unavailable(slug, title).into())
+}
+
+fn is_stream(route: &Route) -> bool {
+    matches!(route, Route::Stream(_) | Route::Probe)
+}
+
+/// Says no for a time, in words that the client understands.
+fn refuse(
+    worker: &Worker,
+    head: &RequestHead,
+    route: &Route,
+    client: ClientAddress,
+    refusal: Refusal,
+) -> Answer {
+    worker.note_refusal(refusal, client);
+    if is_stream(route) && api::is_event_source(head) {
+        return Answer::RefusedStream(refusal);
+    }
+    unavailable(worker, refusal).into()
+}
+
+/// No for a time, and when to ask again: not all at once.
+fn unavailable(worker: &Worker, refusal: Refusal) -> Response {
+    answer::unavailable(refusal, worker.jitter(worker.shared.settings.reconnect_backoff_max))
 }
 
 #[cfg(test)]

@@ -45,9 +45,9 @@ pub(super) async fn respond(worker: &Rc<Worker>, asked: &Asked, body: &[u8]) -> 
         }
         Route::ListEvents(run) => list_events(worker, *run, head).await,
         Route::Stream(path) => {
-            return stream::stream(worker, path, head).unwrap_or_else(Into::into);
+            return stream::stream(worker, path, asked).unwrap_or_else(Into::into);
         }
-        Route::Probe => return stream::probe(head),
+        Route::Probe => return stream::probe(worker, asked),
         Route::Backup => return Answer::Backup,
         Route::Worker => Ok(status::worker(&worker.shared, first_kept(worker).await)),
         Route::Health => Ok(status::health()),

@@ -3,14 +3,16 @@
 use std::rc::Rc;
 
 use super::{
-    Answer, Origin, Request,
+    Answer, Asked, Origin, Request, refuse,
     transport::{Gone, Transport},
 };
 use crate::{
+    admission::{Refusal, StreamKeys, StreamPlace},
     api::{
         answer, body,
         query::{self, StreamQuery},
     },
+    client_address::ClientAddress,
     event::{EventId, RunId, Scope, Selection},
     hub::{Start, Subscribe, ViewSpec},
     route::StreamPath,
@@ -25,19 +27,25 @@ use crate::{
 };
 
 /// A request that becomes a stream.
-pub(super) enum Parked {
-    /// Of events.
+pub(super) struct Parked {
+    what: What,
+    /// Whose it is, also behind a trusted proxy.
+    client: ClientAddress,
+    /// Its place in the counts that have a limit.
+    place: Option<StreamPlace>,
+}
+
+/// What a stream is of.
+enum What {
+    /// Events.
     Events(Scope, StreamQuery),
-    /// That tells an operator what buffers between server and client.
+    /// What tells an operator what buffers between server and client.
     Probe,
 }
 
 /// What a request for a stream comes to, by its query and by what is known of its runs.
-pub(super) fn stream(
-    worker: &Worker,
-    path: &StreamPath,
-    head: &RequestHead,
-) -> Result<Answer, Problem> {
+pub(super) fn stream(worker: &Worker, path: &StreamPath, asked: &Asked) -> Result<Answer, Problem> {
+    let head = &asked.head;
     let query = query::stream_query(&head.query, &head.headers)?;
     let scope = match path {
         StreamPath::Run(run) => Scope::Runs([*run].into()),
@@ -73,30 +81,45 @@ pub(super) fn stream(
             _ => {}
         }
     }
-    if head.method == Method::Head {
-        return Ok(Answer::StreamHead);
-    }
-    Ok(Answer::Park(Parked::Events(scope, query)))
+    Ok(open(worker, asked, What::Events(scope, query)))
 }
 
 /// The same for the probe.
-pub(super) fn probe(head: &RequestHead) -> Answer {
+pub(super) fn probe(worker: &Worker, asked: &Asked) -> Answer {
+    open(worker, asked, What::Probe)
+}
+
+/// Opens a stream that can be served, if there is a place for it.
+fn open(worker: &Worker, asked: &Asked, what: What) -> Answer {
+    let Asked { head, route, origin, client } = asked;
     if head.method == Method::Head {
         return Answer::StreamHead;
     }
-    Answer::Park(Parked::Probe)
+    let keys = match &what {
+        What::Events(scope, _) => StreamKeys::from(scope),
+        What::Probe => StreamKeys::default(),
+    };
+    let is_forwarded = worker.shared.settings.trusted_proxies.trusts(origin.client);
+    let forwarded = client.key().filter(|_| is_forwarded && !origin.is_admin);
+    match worker.shared.admissions.admit_stream(worker.id(), forwarded, keys) {
+        Ok((place, superseded)) => {
+            worker.supersede(superseded);
+            Answer::Park(Parked { what, client: *client, place })
+        }
+        Err(refusal) => refuse(worker, head, route, *client, refusal),
+    }
 }
 
 /// Says no in a way that an `EventSource` survives: as a stream that ends at once.
 pub(super) async fn refuse_stream(
     transport: &mut Transport,
     head: &RequestHead,
-    reason: &'static str,
+    refusal: Refusal,
 ) -> Result<(), Gone> {
     let mut out = Vec::new();
     stream_head(&transport.worker, head, &mut out);
     let longest = transport.worker.shared.settings.reconnect_backoff_max;
-    sse::refused(&mut out, transport.worker.jitter(longest), reason);
+    sse::refused(&mut out, transport.worker.jitter(longest), refusal.as_str());
     transport.send(&out).await?;
     transport.linger().await;
     Ok(())
@@ -125,7 +148,8 @@ pub(super) async fn park(transport: Transport, origin: Origin, request: &Request
     let sent = transport.send(&out).await;
     request.note_answer(&worker, origin, 200);
     if sent.is_err() {
-        worker.farewell();
+        drop((transport, stream));
+        worker.farewell(origin.entry);
         return;
     }
     let Ok(socket) = Rc::try_unwrap(transport.socket) else {
@@ -133,13 +157,14 @@ pub(super) async fn park(transport: Transport, origin: Origin, request: &Request
     };
     let parked = ParkedSocket {
         socket: socket.into_fd(),
-        follower: Follower::new(origin.id, origin.client, request.route),
+        follower: Follower::new(origin.id, stream.client, request.route),
+        place: StreamPlace::with_connection(stream.place, &worker.shared.admissions, origin.entry),
     };
-    match stream {
-        Parked::Probe => {
+    match stream.what {
+        What::Probe => {
             worker.park(parked, |hub, peer| hub.subscribe_probe(peer, origin.is_local()));
         }
-        Parked::Events(scope, query) => subscribe(&worker, parked, origin, scope, &query),
+        What::Events(scope, query) => subscribe(&worker, parked, origin, scope, &query),
     }
 }
 

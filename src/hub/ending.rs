@@ -1,4 +1,5 @@
-//! Streams that the server ends by itself, since it is going down or they have been open for long.
+//! Streams that the server ends by itself, since it is going down, they have been open for long, or a
+//! newer one has taken their place.
 //!
 //! When the end of a stream is due follows from when it was opened, and from its number: nothing of
 //! it is kept. Its one timer fires then at the latest ([`Hub::arm`]). From that time on it is
@@ -13,6 +14,7 @@ use super::{
     delivery::Source,
     subscriber::{Flags, NONE, Outbox, Phase, Subscriber},
     timers::{GOODBYE_TICKS, STARVED_TICKS},
+    token::Token,
 };
 use crate::{timer_wheel::Tick, wire::sse};
 
@@ -123,6 +125,30 @@ impl Hub {
         let retry_ms = u64::from(self.random_below(retry_ms_max.saturating_add(1)));
         let mut frame = Vec::new();
         sse::retry(&mut frame, Duration::from_millis(retry_ms));
+        self.say_last(key, frame)
+    }
+
+    /// Ends a stream in whose place there is a newer one, and says what there were too many of. Its
+    /// client is to come back after a long time only: it would supersede the other in its turn.
+    pub fn handle_superseded(&mut self, token: Token, retry: Duration, what: &str) {
+        let Some(key) = self.subscribers.find(token) else { return };
+        let subscriber = &mut self.subscribers[key];
+        if subscriber.phase == Phase::Closing {
+            return;
+        }
+        if subscriber.flags.has(Flags::BLOCKED) || !subscriber.is_between_frames() {
+            self.close(key, Reason::Limit);
+            return;
+        }
+        subscriber.ending = Some(Reason::Limit);
+        let mut frame = Vec::new();
+        sse::refused(&mut frame, retry, what);
+        self.say_last(key, frame);
+        self.ready.push_back(key);
+    }
+
+    /// A stream is closed after this frame, or when it does not take it.
+    fn say_last(&mut self, key: u32, frame: Vec<u8>) -> Source {
         let outbox = self.outboxes.insert(Outbox::frame(frame)) as u32;
         self.subscribers[key].outbox = outbox;
         self.subscribers.set_phase(key, Phase::Closing);

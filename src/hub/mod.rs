@@ -162,18 +162,22 @@ pub enum Reason {
     Error,
     /// It has been open for as long as a stream may be.
     Lifetime,
+    /// Its run or session has as many streams as it may, and a newer one has come.
+    Limit,
     /// The server is going down.
     Drain,
 }
 
 impl Reason {
     /// Every one, in the order of their numbers.
-    pub const ALL: [Reason; 6] = [
+    pub const ALL: [Reason; 8] = [
         Reason::Client,
         Reason::RunEnded,
         Reason::RunDeleted,
         Reason::Timeout,
         Reason::Error,
+        Reason::Lifetime,
+        Reason::Limit,
         Reason::Drain,
     ];
 
@@ -186,6 +190,7 @@ impl Reason {
             Reason::Timeout => "timeout",
             Reason::Error => "error",
             Reason::Lifetime => "lifetime",
+            Reason::Limit => "limit",
             Reason::Drain => "drain",
         }
     }

@@ -104,6 +104,8 @@ struct Coverage {
     weighed: u64,
     grown_old: u64,
     grown_old_inside_an_event: u64,
+    superseded: u64,
+    superseded_with_a_word: u64,
 }
 
 impl Coverage {
@@ -125,6 +127,8 @@ impl Coverage {
         self.truncated_fills += other.truncated_fills;
         self.keepalives += other.keepalives;
         self.cursors += other.cursors;
+        self.superseded += other.superseded;
+        self.superseded_with_a_word += other.superseded_with_a_word;
         self.starved += other.starved;
         self.weighed += other.weighed;
         self.grown_old += other.grown_old;
@@ -149,6 +153,7 @@ struct Client {
     starved: Option<Tick>,
     silent_since: Tick,
     opened: Tick,
+    superseded: Option<Tick>,
 }
 
 #[derive(Debug)]
@@ -284,7 +289,8 @@ impl World {
             15..32 => self.deliver(),
             32..40 => self.subscribe(),
             40 => self.subscribe_probe(),
-            41..43 => self.hang_up(),
+            41 => self.hang_up(),
+            42 => self.supersede(),
             43..45 => self.disturb(),
             45..60 => match self.rng.random_range(0..40) {
                 0 => self.pass_at_once(10_000),
@@ -669,6 +675,7 @@ impl World {
             starved: None,
             silent_since: self.now,
             opened: self.now,
+            superseded: None,
         };
         self.coverage.streams += 1;
         self.clients.insert(self.next_peer, client);
@@ -695,6 +702,15 @@ impl World {
         self.stale.push(token);
     }
 
+    /// A newer stream has taken the place of one.
+    fn supersede(&mut self) {
+        let Some(peer) = self.any_client() else { return };
+        let client = self.clients.get_mut(&peer).unwrap();
+        client.superseded.get_or_insert(self.now);
+        self.hub.handle_superseded(client.token, std::time::Duration::from_secs(30), "run");
+        self.reap();
+    }
+
     /// What may happen to a socket, or be said of one, at any time.
     fn disturb(&mut self) {
         let errors = [Errno::PIPE, Errno::CONNRESET, Errno::TIMEDOUT];
@@ -707,6 +723,7 @@ impl World {
             let before = self.hub.subscriber_count();
             self.hub.handle_writable(*token);
             self.hub.handle_hangup(*token, None);
+            self.hub.handle_superseded(*token, std::time::Duration::ZERO, "run");
             assert_eq!((self.hub.peer(*token), self.hub.subscriber_count()), (None, before));
         }
         let Some(peer) = self.any_client() else { return };
@@ -849,6 +866,12 @@ impl World {
             self.hub.config.client_timeout_ticks + if may_be_ending { GOODBYE_TICKS } else { 0 };
         for client in self.clients.values() {
             let interval = if client.twin.spec.is_none() { PROBE_TICKS } else { interval };
+            if let Some(superseded) = client.superseded {
+                let is_open = self.hub.peer(client.token).is_some();
+                let is_late = superseded.until(self.now) > GOODBYE_TICKS + STARVED_TICKS;
+                assert!(!(is_open && is_late), "superseded, and still there: {client:?}");
+                continue;
+            }
             if let Some(blocked) = client.blocked {
                 let is_open = self.hub.peer(client.token).is_some();
                 let is_stuck = client.starved.is_none() && blocked.until(self.now) > limit;
@@ -871,7 +894,7 @@ impl World {
     fn nobody_is_forgotten(&self) {
         let subscribers = self.hub.subscribers.slab.iter().map(|(_, subscriber)| subscriber);
         for subscriber in subscribers.filter(|other| !other.flags.has(Flags::BLOCKED)) {
-            assert!(subscriber.outbox == NONE && subscriber.phase != Phase::Closing);
+            assert!(subscriber.outbox == NONE && !matches!(subscriber.phase, Phase::Closing));
             if subscriber.phase == Phase::Live {
                 let view = &self.hub.views[subscriber.view];
                 assert!(subscriber.offset == view.tail.end() && !view.has_ended());
@@ -934,6 +957,11 @@ impl World {
                     self.coverage.grown_old += 1;
                     let is_late = age > lifetime + lifetime / 10 + GOODBYE_TICKS;
                     self.coverage.grown_old_inside_an_event += u64::from(is_late);
+                }
+                Reason::Limit => {
+                    assert!(client.superseded.is_some());
+                    self.coverage.superseded += 1;
+                    self.coverage.superseded_with_a_word += u64::from(twin.said_goodbye);
                 }
                 Reason::Drain => assert!(self.is_draining),
             }

@@ -13,12 +13,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 pub use self::text::Form;
 use self::text::{Family, Number, Values};
 use crate::{
+    admission::Refusal,
     histogram::{COMMIT, Counted, Histogram, LATENCY, REQUEST, STREAM, Scale},
     hub::Reason,
     logging,
     process::Process,
     route::TEMPLATES,
-    shared::{Refused, Shared, WorkerStats},
+    shared::{Shared, WorkerStats},
     wire::status::STATUSES,
 };
 
@@ -149,10 +150,8 @@ fn journal(shared: &Shared, out: &mut Vec<Family>) {
 }
 
 fn http(shared: &Shared, out: &mut Vec<Family>) {
-    let refused = Refused::ALL.map(|why| {
-        let counts = shared.workers.iter().map(|worker| worker.refused[why as usize].load(Relaxed));
-        (vec![("reason", why.as_str().to_owned())], counts.sum::<u64>())
-    });
+    let refused =
+        Refusal::ALL.map(|why| (vec![("reason", why.as_str().to_owned())], shared.refused(why)));
     let mut requests = Vec::new();
     let mut durations = Vec::new();
     for (route, template) in TEMPLATES.into_iter().enumerate() {

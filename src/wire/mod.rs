@@ -1,6 +1,7 @@
 //! The wire: bytes in, values out, and back. No socket, no clock, and no word about the journal.
 
 pub mod body;
+pub mod forwarded;
 pub mod framing;
 pub mod head_scanner;
 pub mod headers;

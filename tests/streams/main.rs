@@ -8,6 +8,7 @@ mod broken;
 mod bytes;
 mod crowds;
 mod ends;
+mod limits;
 mod retention;
 mod selections;
 mod slow;

@@ -51,6 +51,17 @@ impl Client {
         Ok(Client { stream, unread: Vec::new() })
     }
 
+    /// Connects from this address of the loopback interface, which is all of 127.0.0.0/8.
+    pub fn connect_from(source: [u8; 4], address: SocketAddr) -> Client {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("there are descriptors");
+        socket.bind(&SocketAddr::from((source, 0)).into()).expect("it is an address of this host");
+        socket.connect(&address.into()).expect("the server listens");
+        let stream = TcpStream::from(socket);
+        stream.set_nodelay(true).expect("it is TCP");
+        stream.set_write_timeout(Some(DEADLINE)).expect("it is a socket");
+        Client { stream, unread: Vec::new() }
+    }
+
     /// Connects so that a client which does not read is sent little: its kernel takes a few KiB,
     /// and the server's, to which the segments look small, keeps no more than some hundred.
     pub fn connect_frugally(address: SocketAddr) -> Client {
