@@ -70,7 +70,7 @@ pub enum NoRoute {
 }
 
 /// What [`Route::template`] gives, for all routes, and [`NO_ROUTE`].
-pub const TEMPLATES: [&str; 16] = [
+pub const TEMPLATES: [&str; 17] = [
     "/runs",
     "/runs/{id}",
     "/runs/{id}/events",
@@ -84,6 +84,7 @@ pub const TEMPLATES: [&str; 16] = [
     "/health/ready",
     "/health/sse",
     "/metrics",
+    "/openapi.json",
     "/admin/backup",
     "*",
     NO_ROUTE,

@@ -5,10 +5,15 @@
 
 mod support;
 
-use std::{process::Command, thread, time::Duration};
+use std::{
+    net::{SocketAddr, TcpListener},
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
 
 use support::{
-    Server,
+    Client, Server, Sse, eventually,
     programs::{Running, clients_directory, is_there, python, runs},
 };
 
@@ -154,6 +159,120 @@ fn python_httpx_sse_follows_resumes_and_ends() {
         command.arg(clients_directory().join("httpx_sse_client.py")).arg(url);
         command
     });
+}
+
+/// A browser's kind of client that is refused asks again by itself, until it is let in.
+#[test]
+fn npm_eventsource_comes_back_after_a_refusal() {
+    with_node("eventsource", "eventsource.mjs", |start| {
+        let backoff = ["--retry", "50ms", "--reconnect-backoff-max", "100ms"];
+        for limit in ["--max-connections-per-run", "--max-connections-per-ip"] {
+            let server = Server::with(&[&backoff[..], &[limit, "1"]].concat());
+            let run = server.new_run();
+            let path = format!("/runs/{run}/events/stream");
+            let url = format!("http://{}{path}", server.address());
+            let first = server.stream(&path);
+            let client = Running::start(start(&url));
+            for _ in 0..3 {
+                assert_eq!(client.line(), "open", "it is a stream to it, and ends");
+            }
+            drop(first);
+            assert_eq!(client.event().1, "RUN_CREATED");
+        }
+    });
+}
+
+/// Two of which only one may be there take turns, and neither misses anything.
+#[test]
+fn npm_eventsource_that_made_room_comes_back_and_misses_nothing() {
+    with_node("eventsource", "eventsource.mjs", |start| {
+        let limit = ["--max-connections-per-session", "1", "--over-limit", "close_oldest"];
+        let backoff = ["--retry", "50ms", "--reconnect-backoff-max", "200ms", "--log", "debug"];
+        let server = Server::with(&[&limit[..], &backoff].concat());
+        let run = server.new_run_with(r#"{"session":"s"}"#);
+        let url = format!("http://{}/api/sse/session/s", server.address());
+        let tabs = [Running::start(start(&url)), Running::start(start(&url))];
+        let mut expected: Vec<u64> = vec![1];
+        expected.extend((0..5).map(|_| server.append(run, "A", "1")));
+        eventually("they have taken turns", || {
+            expected.push(server.append(run, "A", "1"));
+            thread::sleep(Duration::from_millis(50));
+            (server.log().matches("reason=limit").count() >= 6).then_some(())
+        });
+        for tab in &tabs {
+            let seen: Vec<u64> = expected.iter().map(|_| tab.event().0).collect();
+            assert_eq!(seen, expected);
+        }
+    });
+}
+
+/// nginx as most people set it up, in front of a server that trusts it.
+struct Nginx {
+    child: Child,
+    address: SocketAddr,
+    _directory: tempfile::TempDir,
+}
+
+impl Nginx {
+    fn in_front_of(server: &Server) -> Nginx {
+        let directory = tempfile::tempdir().expect("there is room for a directory");
+        let path = directory.path().display();
+        let free = TcpListener::bind("127.0.0.1:0").expect("there is a port");
+        let address = free.local_addr().expect("it is bound");
+        drop(free);
+        let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+            .map(|kind| format!("{kind}_temp_path {path}/{kind};"))
+            .concat();
+        let config = format!(
+            "daemon off; master_process off; pid {path}/pid; error_log stderr;\n\
+             events {{}}\n\
+             http {{ access_log off; {temporary}\
+             server {{ listen {address}; chunked_transfer_encoding off;\n\
+             location / {{ proxy_pass http://{}; proxy_http_version 1.1;\n\
+             proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; }} }} }}\n",
+            server.address()
+        );
+        let file = directory.path().join("nginx.conf");
+        std::fs::write(&file, config).expect("there is room for a file");
+        let mut command = Command::new("nginx");
+        command.args(["-e", "stderr", "-p"]).arg(directory.path()).arg("-c").arg(&file);
+        let child = command.stdin(Stdio::null()).spawn().expect("it is there");
+        let nginx = Nginx { child, address, _directory: directory };
+        eventually("nginx listens", || Client::try_connect(address).ok());
+        nginx
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn nginx_says_who_the_client_is_and_nobody_else_can() {
+    if !is_there("nginx", runs("nginx", &["-v"])) {
+        return;
+    }
+    let server = Server::with(&["--max-connections-per-ip", "3", "--trusted-proxies", "127.0.0.1"]);
+    let nginx = Nginx::in_front_of(&server);
+    let open = |source: [u8; 4], claim: &str| {
+        let client = Client::connect_from(source, nginx.address);
+        let headers = [("X-Forwarded-For", claim), ("Forwarded", &*format!("for={claim}"))];
+        Sse::try_open_on(client, "/events/stream", &headers).expect("nginx answers")
+    };
+    let streams = |source| (0..3).map(move |number| open(source, &format!("192.0.2.{number}")));
+    let one: Vec<Sse> = streams([127, 0, 0, 2]).map(|stream| stream.expect("free")).collect();
+    for claim in ["192.0.2.77", "127.0.0.1", "nonsense", "127.0.0.3"] {
+        let refused = open([127, 0, 0, 2], claim).err().expect("it has three");
+        assert_eq!(refused.expect(429).json()["type"], "urn:tidewheel:problem:ip");
+    }
+    let other: Vec<Sse> = streams([127, 0, 0, 3]).map(|stream| stream.expect("free")).collect();
+    drop(one);
+    eventually("nginx has let go of them", || open([127, 0, 0, 2], "192.0.2.1").ok());
+    assert!(server.log().contains("client=127.0.0.2"), "{}", server.log());
+    drop(other);
 }
 
 /// The ids in what curl prints of a stream.

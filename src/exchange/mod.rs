@@ -12,13 +12,14 @@
 //! answer. When a request turns out to be a stream, its head is written, the socket is parked with
 //! the worker, and the task ends.
 
+mod administration;
 mod backup;
 mod respond;
 mod stream;
 mod transport;
 mod upload;
 
-use std::{fmt, net::IpAddr, rc::Rc, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{fmt, rc::Rc, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use self::{
     stream::Parked,
@@ -102,20 +103,24 @@ struct Request {
     head: RequestHead,
     /// [`Route::template`] of its route.
     route: &'static str,
+    /// Whose it is, also behind a trusted proxy.
+    client: ClientAddress,
     /// When its head was there.
     began: Duration,
 }
 
 impl Request {
     /// Counts it, now that it is answered, and logs it if that is wanted.
-    fn note_answer(&self, worker: &Worker, origin: Origin, status: u16) {
-        note_answer(worker, origin, self.head.method.as_str(), self.route, self.began, status);
+    fn note_answer(&self, worker: &Worker, id: ConnectionId, status: u16) {
+        let Request { head, route, client, began } = self;
+        note_answer(worker, id, *client, head.method.as_str(), route, *began, status);
     }
 }
 
 fn note_answer(
     worker: &Worker,
-    origin: Origin,
+    id: ConnectionId,
+    client: ClientAddress,
     method: &str,
     route: &'static str,
     began: Duration,
@@ -125,8 +130,8 @@ fn note_answer(
     worker.stats.note_answer(route, status, took);
     if worker.shared.settings.log_requests {
         log::info!(
-            conn:% = origin.id,
-            client:% = origin.client,
+            conn:% = id,
+            client:%,
             method,
             route,
             status,
@@ -199,14 +204,16 @@ async fn requests(
             NextHead::Refused(problem) => {
                 let (began, status) = (worker.uptime(), problem.status());
                 let sent = transport.answer(None, answer::problem(&problem), false).await;
-                note_answer(&worker, origin, "", NO_ROUTE, began, status);
+                note_answer(&worker, origin.id, origin.client, "", NO_ROUTE, began, status);
                 return sent.map(|_| None);
             }
         };
         worker.stats.requests.fetch_add(1, Relaxed);
         let began = worker.uptime();
-        let (head, route, answer) = handle(transport, head, origin).await?;
-        let request = Request { head, route, began };
+        let proxies = &worker.shared.settings.trusted_proxies;
+        let client = forwarded::client(origin.client, &head.headers, proxies);
+        let (head, route, answer) = handle(transport, head, origin, client).await?;
+        let request = Request { head, route, client, began };
         let (head, status) = (&request.head, answer.status());
         let sent = match answer {
             // Its head is still to be sent.
@@ -221,7 +228,7 @@ async fn requests(
                 transport.answer(Some(head), response, may_stay).await
             }
         };
-        request.note_answer(&worker, origin, status);
+        request.note_answer(&worker, origin.id, status);
         if sent? != After::Next {
             return Ok(None);
         }
@@ -235,13 +242,14 @@ async fn handle(
     transport: &mut Transport,
     head: RequestHead,
     origin: Origin,
+    client: ClientAddress,
 ) -> Result<(RequestHead, &'static str, Answer), Gone> {
     let worker = Rc::clone(&transport.worker);
     if is_admin(&head) && !origin.is_admin {
         return Ok((head, NO_ROUTE, api::no_route(NoRoute::NotFound).into()));
     }
     if origin.is_admin
-        && let Some(refusal) = refuse_administration(&head, origin)
+        && let Some(refusal) = administration::refuse(&head, origin)
     {
         return Ok((head, NO_ROUTE, refusal));
     }
@@ -250,8 +258,6 @@ async fn handle(
         Err(error) => return Ok((head, NO_ROUTE, api::no_route(error).into())),
     };
     let template = route.template();
-    let client =
-        forwarded::client(origin.client, &head.headers, &worker.shared.settings.trusted_proxies);
     if let Some(refusal) = refusal_now(&worker, &route, origin) {
         let answer = refuse(&worker, &head, &route, client, refusal);
         return Ok((head, template, answer));
@@ -273,37 +279,6 @@ async fn handle(
         BodyPlan::Lines(run) => upload::upload(transport, run, &asked).await?.into(),
     };
     Ok((asked.head, template, answer))
-}
-
-/// Why the address for administration does not take a request, if it does not: what is asked is
-/// for the public one, or a page of a browser asks. Such a page reaches what listens on its own
-/// host, by `fetch` or under a name of its own that leads here (DNS rebinding).
-fn refuse_administration(head: &RequestHead, origin: Origin) -> Option<Answer> {
-    let is_asked_of_it =
-        head.segments.first().is_some_and(|first| ADMINISTRATION.contains(&&**first));
-    // A browser has no way to a `unix:` socket.
-    let is_ours = |host: &str| origin.is_local() || is_loopback(host);
-    if !is_asked_of_it {
-        return Some(api::no_route(NoRoute::NotFound).into());
-    }
-    if head.headers.contains("origin") || !head.headers.get("host").is_none_or(is_ours) {
-        let detail = "this address is for programs on this host, which ask it as localhost";
-        return Some(Problem::new(403).detail(detail).into());
-    }
-    None
-}
-
-/// Where the paths begin that the address for administration has.
-const ADMINISTRATION: [&str; 4] = ["admin", "health", "metrics", "worker"];
-
-/// Whether a `Host` can only mean this host: `localhost`, or an address of the loopback interface.
-fn is_loopback(host: &str) -> bool {
-    let (name, port) = host.rsplit_once(':').unwrap_or((host, ""));
-    // The last colon of a bare `[::1]` is part of it.
-    let name = if port.ends_with(']') { host } else { name };
-    let ip = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
-    name.eq_ignore_ascii_case("localhost")
-        || ip.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
 /// Why this server does not take a request now, if it does not. How it is doing it says always. While
@@ -339,39 +314,4 @@ fn refuse(
 /// No for a time, and when to ask again: not all at once.
 fn unavailable(worker: &Worker, refusal: Refusal) -> Response {
     answer::unavailable(refusal, worker.jitter(worker.shared.settings.reconnect_backoff_max))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_loopback_host_is_told_from_a_name_that_may_lead_anywhere() {
-        for host in [
-            "localhost",
-            "LocalHost:8001",
-            "127.0.0.1",
-            "127.8.9.10:80",
-            "[::1]",
-            "[::1]:80",
-            "[::ffff:127.0.0.1]:80",
-        ] {
-            assert!(is_loopback(host), "{host}");
-        }
-        for host in [
-            "",
-            ":80",
-            "localhost.page.example",
-            "page.example:80",
-            "127.0.0.1.page.example",
-            "10.0.0.1",
-            "0.0.0.0",
-            "[::]",
-            "[::2]:80",
-            "[fe80::1]",
-            "2130706433",
-        ] {
-            assert!(!is_loopback(host), "{host}");
-        }
-    }
 }

@@ -12,7 +12,6 @@ use crate::{
         answer, body,
         query::{self, StreamQuery},
     },
-    client_address::ClientAddress,
     event::{EventId, RunId, Scope, Selection},
     hub::{Start, Subscribe, ViewSpec},
     route::StreamPath,
@@ -29,8 +28,6 @@ use crate::{
 /// A request that becomes a stream.
 pub(super) struct Parked {
     what: What,
-    /// Whose it is, also behind a trusted proxy.
-    client: ClientAddress,
     /// Its place in the counts that have a limit.
     place: Option<StreamPlace>,
 }
@@ -104,7 +101,7 @@ fn open(worker: &Worker, asked: &Asked, what: What) -> Answer {
     match worker.shared.admissions.admit_stream(worker.id(), forwarded, keys) {
         Ok((place, superseded)) => {
             worker.supersede(superseded);
-            Answer::Park(Parked { what, client: *client, place })
+            Answer::Park(Parked { what, place })
         }
         Err(refusal) => refuse(worker, head, route, *client, refusal),
     }
@@ -146,7 +143,7 @@ pub(super) async fn park(transport: Transport, origin: Origin, request: &Request
     stream_head(&worker, &request.head, &mut out);
     sse::retry(&mut out, worker.shared.settings.retry);
     let sent = transport.send(&out).await;
-    request.note_answer(&worker, origin, 200);
+    request.note_answer(&worker, origin.id, 200);
     if sent.is_err() {
         drop((transport, stream));
         worker.farewell(origin.entry);
@@ -157,7 +154,7 @@ pub(super) async fn park(transport: Transport, origin: Origin, request: &Request
     };
     let parked = ParkedSocket {
         socket: socket.into_fd(),
-        follower: Follower::new(origin.id, stream.client, request.route),
+        follower: Follower::new(origin.id, request.client, request.route),
         place: StreamPlace::with_connection(stream.place, &worker.shared.admissions, origin.entry),
     };
     match stream.what {
