@@ -94,6 +94,16 @@ impl DatabaseFile {
     }
 }
 
+impl Drop for DatabaseFile {
+    fn drop(&mut self) {
+        // redb writes to it once more, and may meet a damaged page then.
+        let database = self.0.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Err(reason) = contain(|| drop(database)) {
+            log::warn!("a file of the journal is not closed in order: {reason}");
+        }
+    }
+}
+
 impl Deref for InUse<'_> {
     type Target = Database;
 
@@ -461,6 +471,10 @@ fn open_database(
 /// What an error means that came while this file was read.
 fn unreadable(path: &Path) -> impl Fn(redb::Error) -> StoreError {
     move |error| match error {
+        // Its pages name one that it does not have.
+        redb::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            StoreError::Damaged(format!("{}: {error}", path.display()))
+        }
         redb::Error::Io(_)
         | redb::Error::PreviousIo
         | redb::Error::DatabaseClosed
