@@ -22,10 +22,9 @@ use crate::{
     driver::{Doorbell, Pollable, sleep, spawn, yield_now},
     exchange::{self, Origin},
     limits::{ACCEPT_BATCH_MAX, ACCEPT_PAUSE_MS, ACCEPT_WARNING_SECONDS, LISTEN_BACKLOG, TICK_MS},
-    mailbox::Mailbox,
     shared::Shared,
     timer_wheel::Tick,
-    worker::{Letter, Worker},
+    worker::{Mailboxes, Worker},
 };
 
 /// What a worker is started with.
@@ -36,8 +35,8 @@ pub struct Start {
     pub listener: Listening,
     /// The one of the address for administration, if it is this worker's.
     pub admin_listener: Option<Listening>,
-    /// What other threads send it.
-    pub mailbox: Arc<Mailbox<Letter>>,
+    /// What other threads send each worker.
+    pub mailboxes: Mailboxes,
     /// What it shares with the others.
     pub shared: Arc<Shared>,
 }
@@ -61,11 +60,12 @@ pub fn run(start: Start) -> io::Result<()> {
 }
 
 async fn work(start: Start) -> io::Result<()> {
-    let Start { id, listener, admin_listener, mailbox, shared } = start;
+    let Start { id, listener, admin_listener, mailboxes, shared } = start;
+    let mailbox = &mailboxes[id];
     let ring = shared.driver.stream_ring(mailbox.wake_fd())?;
     let ring_fd = ring.wait_fd().map(|fd| fd.try_clone_to_owned()).transpose()?;
     let mailbox_fd = mailbox.wake_fd().try_clone_to_owned()?;
-    let worker = Rc::new(Worker::new(id, shared, mailbox, ring));
+    let worker = Rc::new(Worker::new(id, shared, mailboxes, ring));
     for fd in [Some(mailbox_fd), ring_fd].into_iter().flatten() {
         spawn(wake_on(Rc::clone(&worker), Pollable::new(fd)?));
     }

@@ -16,6 +16,7 @@ pub mod driver;
 pub mod event;
 pub mod event_loop;
 pub mod exchange;
+pub mod followers;
 pub mod histogram;
 pub mod history_readers;
 pub mod hub;

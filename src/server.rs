@@ -55,7 +55,7 @@ use crate::{
     mailbox::Mailbox,
     service_manager::{self, Inherited, Watchdog},
     shared::{Shared, WorkerStats},
-    worker::Letter,
+    worker::{Letter, Mailboxes},
 };
 
 /// Why the server does not start, or has stopped.
@@ -120,7 +120,7 @@ fn serve(settings: Settings) -> Result<(), ServerError> {
     let worker_count = settings.workers as usize;
     let mailboxes = (0..worker_count)
         .map(|_| Mailbox::new().map(Arc::new))
-        .collect::<io::Result<Vec<_>>>()
+        .collect::<io::Result<Mailboxes>>()
         .map_err(system("cannot make a mailbox"))?;
     let clock = Arc::new(Clock::default());
     let readers =
@@ -167,7 +167,6 @@ fn serve(settings: Settings) -> Result<(), ServerError> {
         journal,
         readers,
         workers: (0..worker_count).map(|_| Arc::new(WorkerStats::default())).collect(),
-        mailboxes: mailboxes.clone(),
         draining: AtomicBool::new(false),
     });
     let listeners = Listeners {
@@ -237,7 +236,7 @@ struct Listeners {
 fn run_workers(
     shared: &Arc<Shared>,
     listeners: Listeners,
-    mailboxes: &[Arc<Mailbox<Letter>>],
+    mailboxes: &Mailboxes,
     signals: Signals,
 ) -> Result<(), ServerError> {
     let (tell, happenings) = mpsc::channel();
@@ -245,9 +244,9 @@ fn run_workers(
     let Listeners { address, http, admin: mut admin_listener } = listeners;
     let mut threads: Vec<Option<JoinHandle<()>>> = Vec::new();
     for (id, listener) in http.into_iter().enumerate() {
-        let mailbox = Arc::clone(&mailboxes[id]);
+        let mailboxes = Arc::clone(mailboxes);
         let admin_listener = admin_listener.take();
-        let start = Start { id, listener, admin_listener, mailbox, shared: Arc::clone(shared) };
+        let start = Start { id, listener, admin_listener, mailboxes, shared: Arc::clone(shared) };
         let tell = tell.clone();
         let thread = std::thread::Builder::new()
             .name(format!("worker-{id}"))
@@ -293,7 +292,7 @@ fn run_workers(
             Stage::Grace(end) if end <= now => {
                 let patience = Duration::from_millis(DRAIN_PATIENCE_MS);
                 stage = Stage::Draining(now + settings.drain_window + patience);
-                for mailbox in mailboxes {
+                for mailbox in &**mailboxes {
                     mailbox.post(Letter::Drain);
                 }
             }

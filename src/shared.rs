@@ -19,10 +19,8 @@ use crate::{
     hub::Reason,
     journal::catalog::{Catalog, read},
     journal_writer::JournalWriter,
-    mailbox::Mailbox,
     route::{TEMPLATES, template_number},
     wire::status::STATUSES,
-    worker::Letter,
 };
 
 /// What all workers and the server have in common.
@@ -45,8 +43,6 @@ pub struct Shared {
     pub readers: HistoryReaders,
     /// How each worker is doing.
     pub workers: Vec<Arc<WorkerStats>>,
-    /// What reaches each worker.
-    pub mailboxes: Vec<Arc<Mailbox<Letter>>>,
     /// `/health/ready` says no.
     pub draining: AtomicBool,
 }

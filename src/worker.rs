@@ -36,23 +36,17 @@ use crate::{
     deadlines::{Deadline, Deadlines},
     driver::{Doorbell, Promise, yield_now},
     event::{EventId, RunId},
-    exchange::ConnectionId,
-    histogram::raise,
+    followers::{ConnectionId, Follower, Followers},
     history_readers::{HistoryJob as ReadJob, HistoryReaders},
-    hub::{
-        Closed, Counts, History, HistoryJob, Hub, HubConfig, HubLimits, Moment, Outgoing, Peer,
-        Reason, Token,
-    },
+    hub::{Counts, History, HistoryJob, Hub, HubConfig, HubLimits, Moment, Outgoing, Peer, Token},
     journal::{CommittedBatch, Write, WriteError, WriteResult, catalog::Catalog, store::Store},
     journal_writer::Place,
     limits::{
         GIVE_BACK_CONNECTIONS_MIN, GIVE_BACK_WAIT_MS, READ_BYTES, SEND_SLICE_MAX, SEND_SLICE_MIN,
         TICK_MS,
     },
-    logging::{Budgets, Kind as LogKind},
     mailbox::Mailbox,
     replay,
-    route::{TEMPLATES, template_number},
     shared::{Shared, WorkerStats, read_catalog},
     stream_ring::{RingEvent, Send as RingSend, SendResult, StreamRing},
     timer_wheel::Tick,
@@ -77,25 +71,8 @@ pub enum Letter {
     Ping(Arc<AtomicUsize>),
 }
 
-/// Who follows a stream, for the log. There is one for each stream, so it is kept small.
-#[derive(Clone, Copy, Debug)]
-pub struct Follower {
-    id: ConnectionId,
-    client: ClientAddress,
-    /// Its place in [`TEMPLATES`].
-    route: u8,
-}
-
-impl Follower {
-    /// This connection, of this client, that asked for a route of this template.
-    pub fn new(id: ConnectionId, client: ClientAddress, template: &str) -> Follower {
-        Follower { id, client, route: template_number(template) as u8 }
-    }
-
-    fn route(&self) -> &'static str {
-        TEMPLATES[usize::from(self.route)]
-    }
-}
+/// What reaches each worker.
+pub type Mailboxes = Arc<[Arc<Mailbox<Letter>>]>;
 
 /// A socket that becomes a stream.
 pub struct ParkedSocket {
@@ -121,14 +98,14 @@ pub struct Worker {
     /// Buffer for reads; nothing is kept in it.
     pub read_buffer: RefCell<Vec<u8>>,
     mailbox: Arc<Mailbox<Letter>>,
+    /// Those of all workers.
+    mailboxes: Mailboxes,
     hub: RefCell<Hub>,
     /// Of the streams that are counted by something that has a limit.
     places: RefCell<HashMap<Token, StreamPlace>>,
     ring: RefCell<StreamRing>,
-    /// Who follows each stream, by the place of its token.
-    followers: RefCell<Vec<Option<Follower>>>,
+    followers: RefCell<Followers>,
     connection_count: Cell<u64>,
-    log_budgets: RefCell<Budgets>,
     id: usize,
     bell: Doorbell,
     /// One of each task that takes connections: it stops.
@@ -172,12 +149,7 @@ struct Scratch {
 
 impl Worker {
     /// A worker without connections, at the end of the journal.
-    pub fn new(
-        id: usize,
-        shared: Arc<Shared>,
-        mailbox: Arc<Mailbox<Letter>>,
-        ring: StreamRing,
-    ) -> Worker {
+    pub fn new(id: usize, shared: Arc<Shared>, mailboxes: Mailboxes, ring: StreamRing) -> Worker {
         let settings = &shared.settings;
         let hub_config = HubConfig {
             keepalive_ticks: Tick(0).after(settings.keepalive_interval).0,
@@ -196,9 +168,8 @@ impl Worker {
             hub: RefCell::new(Hub::new(hub_config, Tick(0), seen)),
             places: RefCell::default(),
             ring: RefCell::new(ring),
-            followers: RefCell::default(),
+            followers: RefCell::new(Followers::new(Arc::clone(&shared.workers[id]))),
             connection_count: Cell::new(0),
-            log_budgets: RefCell::default(),
             id,
             bell: Doorbell::default(),
             stop_accepting: RefCell::default(),
@@ -215,7 +186,8 @@ impl Worker {
             started: Instant::now(),
             date: RefCell::new((0, Rc::from(""))),
             scratch: RefCell::default(),
-            mailbox,
+            mailbox: Arc::clone(&mailboxes[id]),
+            mailboxes,
             shared,
         }
     }
@@ -414,7 +386,7 @@ impl Worker {
         hub.set_time(self.tick(), self.shared.clock.now());
         let token = subscribe(hub, peer);
         ring.watch(peer, token);
-        self.keep_follower(token, parked.follower);
+        self.followers.borrow_mut().keep(token, parked.follower);
         if let Some(place) = parked.place {
             let parked = place.park(token);
             self.places.borrow_mut().insert(token, place);
@@ -438,60 +410,9 @@ impl Worker {
         self.slice.get()
     }
 
-    fn keep_follower(&self, token: Token, follower: Follower) {
-        let followers = &mut *self.followers.borrow_mut();
-        let place = token.key as usize;
-        if followers.len() <= place {
-            followers.resize(place + 1, None);
-        }
-        followers[place] = Some(follower);
-    }
-
     /// A stream was opened with a cursor.
     pub fn note_resumed(&self, follower: Follower, cursor: EventId, last_id: EventId) {
-        raise(&self.stats.reconnects, 1);
-        if self.may_log(LogKind::Resumed) {
-            let (Follower { id, client, .. }, route) = (follower, follower.route());
-            let distance = last_id.0.saturating_sub(cursor.0);
-            log::info!(conn:% = id, client:%, route, cursor = cursor.0, distance; "stream resumed");
-        }
-    }
-
-    fn note_ended(&self, closed: &Closed) {
-        let Closed { token, reason, lasted_ticks, events, bytes, .. } = *closed;
-        let lasted_ms = u64::from(lasted_ticks) * TICK_MS;
-        raise(&self.stats.disconnects[reason as usize], 1);
-        self.stats.stream_durations.observe(lasted_ms * 1_000, 1);
-        let follower = self.followers.borrow_mut()[token.key as usize].take();
-        let follower = follower.expect("who is parked has a follower");
-        let (Follower { id, client, .. }, route) = (follower, follower.route());
-        if reason == Reason::Timeout && self.may_log(LogKind::Timeout) {
-            log::warn!(conn:% = id, client:%; "keepalive timeout");
-        }
-        if self.may_log(LogKind::Ended) {
-            log::info!(
-                conn:% = id,
-                client:%,
-                route,
-                reason = reason.as_str(),
-                duration_ms = lasted_ms,
-                events,
-                bytes;
-                "stream ended"
-            );
-        }
-    }
-
-    /// Whether a line of which a client can cause any number may be logged.
-    fn may_log(&self, kind: LogKind) -> bool {
-        self.log_budgets.borrow_mut().take(kind, self.uptime().as_millis() as u64)
-    }
-
-    /// Says how many lines were left out, when there is room for a line again.
-    fn tell_left_out(&self, now_ms: u64) {
-        self.log_budgets.borrow_mut().tell(now_ms, |kind, lines| {
-            log::warn!(kind = kind.message(), lines; "log lines left out");
-        });
+        self.followers.borrow_mut().note_resumed(self.uptime(), follower, cursor, last_id);
     }
 
     /// A connection that was no stream has ended, and its socket is closed.
@@ -503,10 +424,7 @@ impl Worker {
 
     /// Somebody was refused.
     pub fn note_refusal(&self, refusal: Refusal, client: ClientAddress) {
-        self.stats.note_refusal(refusal);
-        if self.may_log(LogKind::Refused) {
-            log::warn!(client:%, reason = refusal.as_str(); "connection refused");
-        }
+        self.followers.borrow_mut().note_refusal(self.uptime(), refusal, client);
     }
 
     /// Has each of these streams closed by its worker.
@@ -514,7 +432,7 @@ impl Worker {
         for Superseded { worker, token, refusal } in superseded {
             // Who is not parked yet finds out when it is.
             if let Some(token) = token {
-                self.shared.mailboxes[worker].post(Letter::Superseded(token, refusal));
+                self.mailboxes[worker].post(Letter::Superseded(token, refusal));
             }
         }
     }
@@ -557,7 +475,7 @@ impl Worker {
             }
             let has_connections = self.stats.connections.load(Relaxed) > 0;
             if self.is_draining.get() && self.accepting.get() == 0 && !has_connections {
-                self.tell_left_out(u64::MAX);
+                self.followers.borrow_mut().tell_left_out(Duration::MAX);
                 return;
             }
             match self.next_deadline() {
@@ -577,7 +495,7 @@ impl Worker {
         };
         let tick = tick.map(|tick| tick.ticks_at(self.ticks()));
         let due = self.free_memory.get().due;
-        let to_tell = self.log_budgets.borrow().due().map(|ms| ms.div_ceil(TICK_MS));
+        let to_tell = self.followers.borrow().due().map(|ms| ms.div_ceil(TICK_MS));
         let ticks = tick.into_iter().chain(due).chain(to_tell).min()?;
         Some(self.started + Duration::from_millis(ticks * TICK_MS))
     }
@@ -622,9 +540,9 @@ impl Worker {
             self.places.borrow_mut().remove(&closed.token);
             self.shared.admissions.leave_stream();
             self.let_go();
-            self.note_ended(&closed);
+            self.followers.borrow_mut().note_ended(self.uptime(), &closed);
         }
-        self.tell_left_out(self.uptime().as_millis() as u64);
+        self.followers.borrow_mut().tell_left_out(self.uptime());
         self.stats.streams.store(hub.subscriber_count(), Relaxed);
         self.stats.views.store(hub.view_count(), Relaxed);
         self.stats.tails_bytes.store(hub.tails_bytes(), Relaxed);

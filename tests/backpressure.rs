@@ -115,7 +115,6 @@ impl Served {
         let mailbox = Arc::new(Mailbox::new().unwrap());
         let shared = Arc::new(Shared {
             admissions: Arc::new(Admissions::new(&settings, 1_000, 1, Instant::now())),
-            mailboxes: vec![Arc::clone(&mailbox)],
             cors: (&settings).into(),
             settings,
             driver: IoDriver::Epoll,
@@ -133,7 +132,7 @@ impl Served {
             id: 0,
             listener: Listening { socket: listener.into(), is_inherited: false },
             admin_listener: None,
-            mailbox: Arc::clone(&mailbox),
+            mailboxes: [Arc::clone(&mailbox)].into(),
             shared: Arc::clone(&shared),
         };
         thread::spawn(move || event_loop::run(start).unwrap());

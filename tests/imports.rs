@@ -22,6 +22,7 @@ const LAYERS: [(&str, &[&str]); 4] = [
             "driver",
             "event_loop",
             "exchange",
+            "followers",
             "history_readers",
             "journal_keeper",
             "journal_tools",

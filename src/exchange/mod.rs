@@ -19,7 +19,7 @@ mod stream;
 mod transport;
 mod upload;
 
-use std::{fmt, rc::Rc, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{rc::Rc, sync::atomic::Ordering::Relaxed, time::Duration};
 
 use self::{
     stream::Parked,
@@ -31,6 +31,7 @@ use crate::{
     client_address::ClientAddress,
     connection::After,
     driver::{Pollable, yield_now},
+    followers::ConnectionId,
     route::{NO_ROUTE, NoRoute, Route, is_admin, route},
     wire::{forwarded, problem::Problem, request::RequestHead, response::Response},
     worker::Worker,
@@ -45,28 +46,6 @@ pub async fn serve(worker: Rc<Worker>, socket: Pollable, origin: Origin) {
         // First the socket, so that there are never more than are counted.
         drop(transport);
         worker.farewell(origin.entry);
-    }
-}
-
-/// Names a connection in the log: the number of its worker, and a count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConnectionId(u64);
-
-impl ConnectionId {
-    /// Bits of the count: at a million connections a second it begins anew after nine years.
-    const COUNT_BITS: u32 = 48;
-
-    /// The connection of this number that came to this worker.
-    pub fn new(worker: usize, count: u64) -> ConnectionId {
-        let count = count & ((1 << ConnectionId::COUNT_BITS) - 1);
-        ConnectionId(((worker as u64) << ConnectionId::COUNT_BITS) | count)
-    }
-}
-
-impl fmt::Display for ConnectionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count = self.0 & ((1 << ConnectionId::COUNT_BITS) - 1);
-        write!(f, "{}-{count}", self.0 >> ConnectionId::COUNT_BITS)
     }
 }
 

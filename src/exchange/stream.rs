@@ -13,6 +13,7 @@ use crate::{
         query::{self, StreamQuery},
     },
     event::{EventId, RunId, Scope, Selection},
+    followers::Follower,
     hub::{Start, Subscribe, ViewSpec},
     route::StreamPath,
     shared::read_catalog,
@@ -22,7 +23,7 @@ use crate::{
         response::{Response, encode_stream_head},
         sse,
     },
-    worker::{Follower, ParkedSocket, Worker},
+    worker::{ParkedSocket, Worker},
 };
 
 /// A request that becomes a stream.

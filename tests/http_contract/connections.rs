@@ -37,7 +37,7 @@ fn a_connection_survives_errors_that_leave_no_doubt() {
     client.request("POST", "/runs", &[], "[]").expect(422);
     client.request("POST", "/runs/9/events", &[], r#"{"type":"A"}"#).expect(404);
     client.request("GET", "/runs?limit=0", &[], "").expect(422);
-    client.request("GET", "/health", &[("Accept", "text/html")], "").expect(406);
+    client.request("GET", "/runs", &[("Accept", "text/html")], "").expect(406);
     client.request("POST", "/runs", &[], "{}").expect(201);
 }
 
@@ -407,8 +407,12 @@ fn what_the_client_does_not_accept_is_406() {
     server.new_run();
     let get = |target: &str, accept: &str| server.request("GET", target, &[("Accept", accept)], "");
     for accept in ["text/html", "application/xml", "application/json;q=0", "*/*;q=0", "image/*"] {
-        for target in ["/runs", "/runs/1", "/runs/1/events", "/projects", "/worker", "/health"] {
+        for target in ["/runs", "/runs/1", "/runs/1/events", "/projects", "/worker"] {
             get(target, accept).expect(406);
+        }
+        // Who asks whether all is well reads the status only.
+        for target in ["/health", "/health/ready"] {
+            get(target, accept).expect(200);
         }
     }
     for accept in
