@@ -80,7 +80,7 @@ pub enum ServerError {
         "io_uring cannot be used: {0}. It needs Linux 6.1 or later, the system calls \
          io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile (Docker's \
          default one refuses them), kernel.io_uring_disabled=0, and 1 MiB of locked memory a \
-         worker (ulimit -l); or use io = \"auto\" or \"epoll\""
+         worker (ulimit -l); or use --io auto or --io epoll"
     )]
     Uring(io::Error),
     /// Something else that the system refuses.

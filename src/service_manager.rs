@@ -92,7 +92,7 @@ fn check(name: &str, socket: &OwnedFd, is_admin: bool) -> io::Result<()> {
 }
 
 fn refuse(name: &str, why: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} {why}"))
+    io::Error::new(io::ErrorKind::InvalidInput, format!("{name} {why}"))
 }
 
 // ---- words --------------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ mod tests {
             assigned(&["http", "metrics"]).unwrap_err(),
             "\"metrics\" is neither http nor admin"
         );
-        assert_eq!(assigned(&["http", "http"]).unwrap_err(), "\"http\" is there twice");
+        assert_eq!(assigned(&["http", "http"]).unwrap_err(), "http is there twice");
         assert!(assigned(&["a", "b", "c"]).unwrap_err().contains("one more"));
     }
 

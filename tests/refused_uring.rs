@@ -86,7 +86,7 @@ fn told_to_use_it_the_server_says_what_to_allow() {
             "Linux 6.1",
             "seccomp profile",
             "kernel.io_uring_disabled=0",
-            "io = \"auto\"",
+            "--io auto",
         ]) {
             assert!(log.contains(what), "{what} is not in {log}");
         }
