@@ -177,7 +177,7 @@ mod tests {
         assert_eq!(assigned(&["admin", "http"]), Ok((true, true)));
         assert_eq!(
             assigned(&["http", "metrics"]).unwrap_err(),
-            "\"metrics\" is neither http nor admin"
+            "metrics is neither http nor admin"
         );
         assert_eq!(assigned(&["http", "http"]).unwrap_err(), "http is there twice");
         assert!(assigned(&["a", "b", "c"]).unwrap_err().contains("one more"));
