@@ -149,8 +149,9 @@ fn what_is_under_way_when_the_server_drains_is_finished() {
         let mut stream = server.stream(&format!("{target}/stream"));
         eventually("the upload has begun", || (server.events(run).len() > 1).then_some(()));
         server.signal(Signal::TERM);
+        // A connection that has not asked for anything yet has a second from here on.
         has_said_draining(&server);
-        thread::sleep(Duration::from_millis(100));
+        thread::sleep(Duration::from_millis(20));
 
         let answer = new.request("POST", &target, &[], EVENT).expect(201);
         assert_eq!(answer.header("Connection"), Some("close"));
