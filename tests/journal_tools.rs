@@ -100,7 +100,8 @@ fn copy_journal(from: &str, to: &str) {
     }
 }
 
-/// Runs with labels, events, keys, producers, ends and deletions. The runs that are left.
+/// Runs with labels, events, keys, producers, ends and deletions. The runs that are left, the
+/// first made before the others.
 fn write_randomly(server: &Server, rng: &mut StdRng, requests: usize) -> Vec<u64> {
     let mut client = server.client();
     let mut post = |target: &str, headers: &[(&str, &str)], body: &str| {
@@ -125,7 +126,8 @@ fn write_randomly(server: &Server, rng: &mut StdRng, requests: usize) -> Vec<u64
         let events = Value::from(events).to_string();
         let target = format!("/runs/{run}/events");
         match rng.random_range(0..20) {
-            0 => {
+            // The first stays, so that something of every window stays.
+            0 if at > 0 => {
                 server.delete(&format!("/runs/{run}")).expect(204);
                 runs.remove(at);
                 producers.remove(at);
@@ -174,7 +176,7 @@ fn a_backup_comes_back_as_it_was() {
     server.terminate();
     let journal = journal_of(&server);
     is_whole(&journal);
-    assert!(has_windows(&journal, 3));
+    assert!(has_windows(&journal, 2));
     let files = |journal: &str| {
         ["log.redb", "store.redb"].map(|name| fs::read(Path::new(journal).join(name)).unwrap())
     };
