@@ -17,6 +17,7 @@
 mod inspect;
 
 use std::io;
+use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -24,7 +25,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 use redb::{
     AccessGuard, Builder, Database, Durability, Key, Range, ReadableDatabase, ReadableTable,
-    RepairSession, StorageBackend, TableDefinition, Value,
+    RepairSession, StorageBackend, TableDefinition, Value, WriteTransaction,
 };
 
 use super::damage::contain;
@@ -110,6 +111,19 @@ impl Deref for InUse<'_> {
     fn deref(&self) -> &Database {
         self.0.as_ref().expect("it was open when the lock was taken")
     }
+}
+
+/// Writes to a table. When redb panics the table is left open: closing it takes locks that the panic
+/// may have broken, and a panic on top of a panic ends the program.
+fn in_table<K: Key + 'static, V: Value + 'static, T>(
+    transaction: &WriteTransaction,
+    definition: TableDefinition<'_, K, V>,
+    work: impl FnOnce(&mut redb::Table<'_, K, V>) -> Result<T, redb::Error>,
+) -> Result<T, redb::Error> {
+    let mut table = ManuallyDrop::new(transaction.open_table(definition)?);
+    let result = work(&mut table);
+    drop(ManuallyDrop::into_inner(table));
+    result
 }
 
 /// Keeps the journal in a directory.
@@ -220,10 +234,12 @@ impl RedbStore {
         }
         let before = self.unsynced.load(SeqCst);
         if !values.is_empty() {
-            let mut table = transaction.open_table(VALUES)?;
-            for (key, value) in values {
-                table.insert(key.0, value.as_slice())?;
-            }
+            in_table(&transaction, VALUES, |table| {
+                for (key, value) in values {
+                    table.insert(key.0, value.as_slice())?;
+                }
+                Ok(())
+            })?;
         }
         transaction.commit()?;
         if sync {
@@ -237,21 +253,23 @@ impl RedbStore {
         let mut transaction = log.begin_write()?;
         transaction.set_durability(Durability::None)?;
         self.unsynced.fetch_add(1, SeqCst);
-        let count = {
-            let mut table = transaction.open_table(VALUES)?;
+        let keys = in_table(&transaction, VALUES, |table| {
             let keys = table.range(..=upto.0)?.take(max);
             let keys: Vec<u64> =
                 keys.map(|entry| Ok(entry?.0.value())).collect::<Result<_, redb::Error>>()?;
             for key in &keys {
                 table.remove(key)?;
             }
-            if let Some(last) = keys.last() {
-                transaction.open_table(META)?.insert(META_REMOVED, last)?;
-            }
-            keys.len()
-        };
+            Ok(keys)
+        })?;
+        if let Some(last) = keys.last() {
+            in_table(&transaction, META, |table| {
+                table.insert(META_REMOVED, last)?;
+                Ok(())
+            })?;
+        }
         transaction.commit()?;
-        Ok(count)
+        Ok(keys.len())
     }
 
     fn change(&self, changes: &[Change]) -> Result<(), redb::Error> {
@@ -262,13 +280,15 @@ impl RedbStore {
         let mut transaction = cold.begin_write()?;
         transaction.set_quick_repair(true);
         for changes in changes.chunk_by(|one, other| one.table == other.table) {
-            let mut table = transaction.open_table(rows_of(changes[0].table))?;
-            for Change { key, row, .. } in changes {
-                match row {
-                    Some(row) => drop(table.insert(key.as_slice(), row.as_slice())?),
-                    None => drop(table.remove(key.as_slice())?),
+            in_table(&transaction, rows_of(changes[0].table), |table| {
+                for Change { key, row, .. } in changes {
+                    match row {
+                        Some(row) => drop(table.insert(key.as_slice(), row.as_slice())?),
+                        None => drop(table.remove(key.as_slice())?),
+                    }
                 }
-            }
+                Ok(())
+            })?;
         }
         transaction.commit()?;
         Ok(())
