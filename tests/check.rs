@@ -7,18 +7,17 @@ use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Output, Stdio},
     thread,
     time::{Duration, SystemTime},
 };
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 use support::{
-    Fault, FaultyProxy, Server,
-    programs::{is_there, runs},
+    Fault, FaultyProxy, Server, nginx,
+    programs::{Listening, is_there, runs},
 };
-use tempfile::TempDir;
 
 const BEAT: Duration = Duration::from_millis(50);
 
@@ -251,72 +250,43 @@ fn a_server_that_is_full_is_told_from_one_that_is_away() {
     finds("http://127.0.0.1:1", &["--for", "1s"], "connect", "refused", "nothing listens");
 }
 
-/// nginx with TLS in front of a server, for those who have the password.
-struct Nginx {
-    child: Child,
-    directory: TempDir,
-    url: String,
-}
-
-impl Nginx {
-    fn start(upstream: SocketAddr) -> Nginx {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path();
+/// nginx with TLS in front of a server, for those who have the password. Its certificate is `cert`.
+fn nginx_with_a_password(upstream: SocketAddr) -> Listening {
+    nginx::start(|address, directory| {
         let request = "[req]\ndistinguished_name = dn\nx509_extensions = v3\nprompt = no\n[dn]\nCN = localhost\n\
                        [v3]\nsubjectAltName = IP:127.0.0.1\nbasicConstraints = critical,CA:FALSE\n";
-        fs::write(path.join("request"), request).unwrap();
+        fs::write(directory.join("request"), request).unwrap();
         let mut openssl = Command::new("openssl");
         openssl.args([
             "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-config", "request",
         ]);
-        openssl.args(["-keyout", "key", "-out", "cert"]).current_dir(path);
+        openssl.args(["-keyout", "key", "-out", "cert"]).current_dir(directory);
         assert!(openssl.output().expect("it is there").status.success());
-        // Free a moment ago; nginx cannot say which port it was given.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
-        let temporary = temporary.map(|of| format!("{of}_temp_path {of};")).concat();
-        let configuration = format!(
-            "daemon off; pid pid; error_log stderr; events {{}} http {{ access_log off; {temporary}\n\
-             server {{ listen 127.0.0.1:{port} ssl; ssl_certificate cert; ssl_certificate_key key;\n\
+        format!(
+            "server {{ listen {address} ssl; ssl_certificate cert; ssl_certificate_key key;\n\
              if ($http_authorization != \"Bearer x\") {{ return 401; }}\n\
-             location / {{ proxy_pass http://{upstream}; proxy_http_version 1.1; }} }} }}"
-        );
-        fs::write(path.join("nginx.conf"), configuration).unwrap();
-        let mut nginx = Command::new("nginx");
-        nginx.args(["-e", "stderr", "-c", "nginx.conf", "-p"]).arg(path).stderr(Stdio::null());
-        let child = nginx.spawn().expect("it is there");
-        support::eventually("nginx listens", || TcpStream::connect(("127.0.0.1", port)).ok());
-        Nginx { child, directory, url: format!("https://127.0.0.1:{port}") }
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        // Its workers end with it.
-        let pid = Pid::from_child(&self.child);
-        let _ = kill_process(pid, Signal::TERM);
-        let _ = self.child.wait();
-    }
+             location / {{ proxy_pass http://{upstream}; proxy_http_version 1.1; }} }}"
+        )
+    })
 }
 
 #[test]
 fn a_server_behind_tls_and_a_password_is_checked_with_both() {
-    if !is_there("nginx", runs("nginx", &["-v"]))
-        || !is_there("openssl", runs("openssl", &["version"]))
-    {
+    if !nginx::is_installed() || !is_there("openssl", runs("openssl", &["version"])) {
         return;
     }
     let server = Server::start();
-    let nginx = Nginx::start(server.address());
-    let certificate = nginx.directory.path().join("cert");
+    let nginx = nginx_with_a_password(server.address());
+    let url = format!("https://{}", nginx.address());
+    let certificate = nginx.directory().join("cert");
     let trusting = ["--for", "1s", "--cacert", certificate.to_str().unwrap()];
     let password = ["--header", "Authorization: Bearer x"];
     let arguments = [&trusting[..], &password, &["--publish"]].concat();
-    let (code, report) = check(&nginx.url, &arguments);
+    let (code, report) = check(&url, &arguments);
     assert_eq!((code, names(&report, "failed").len()), (0, 0), "{report:#}");
-    finds(&nginx.url, &trusting, "answer", "401", "give them with --header");
-    finds(&nginx.url, &["--for", "1s"], "answer", "certificate", "TLS fails");
-    let wrong = nginx.directory.path().join("request");
+    finds(&url, &trusting, "answer", "401", "give them with --header");
+    finds(&url, &["--for", "1s"], "answer", "certificate", "TLS fails");
+    let wrong = nginx.directory().join("request");
     let output =
         run(env!("CARGO_BIN_EXE_tidewheel"), &["check", "--cacert", wrong.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(2));

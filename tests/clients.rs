@@ -5,16 +5,11 @@
 
 mod support;
 
-use std::{
-    net::{SocketAddr, TcpListener},
-    process::{Child, Command, Stdio},
-    thread,
-    time::Duration,
-};
+use std::{process::Command, thread, time::Duration};
 
 use support::{
-    Client, Server, Sse, eventually,
-    programs::{Running, clients_directory, is_there, python, runs},
+    Client, Server, Sse, eventually, nginx,
+    programs::{Listening, Running, clients_directory, is_there, python, runs},
 };
 
 /// A server that a client comes back to soon.
@@ -207,58 +202,26 @@ fn npm_eventsource_that_made_room_comes_back_and_misses_nothing() {
 }
 
 /// nginx as most people set it up, in front of a server that trusts it.
-struct Nginx {
-    child: Child,
-    address: SocketAddr,
-    _directory: tempfile::TempDir,
-}
-
-impl Nginx {
-    fn in_front_of(server: &Server) -> Nginx {
-        let directory = tempfile::tempdir().expect("there is room for a directory");
-        let path = directory.path().display();
-        let free = TcpListener::bind("127.0.0.1:0").expect("there is a port");
-        let address = free.local_addr().expect("it is bound");
-        drop(free);
-        let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-            .map(|kind| format!("{kind}_temp_path {path}/{kind};"))
-            .concat();
-        let config = format!(
-            "daemon off; master_process off; pid {path}/pid; error_log stderr;\n\
-             events {{}}\n\
-             http {{ access_log off; {temporary}\
-             server {{ listen {address}; chunked_transfer_encoding off;\n\
+fn nginx_in_front_of(server: &Server) -> Listening {
+    nginx::start(|address, _| {
+        format!(
+            "server {{ listen {address}; chunked_transfer_encoding off;\n\
              location / {{ proxy_pass http://{}; proxy_http_version 1.1;\n\
-             proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; }} }} }}\n",
+             proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for; }} }}",
             server.address()
-        );
-        let file = directory.path().join("nginx.conf");
-        std::fs::write(&file, config).expect("there is room for a file");
-        let mut command = Command::new("nginx");
-        command.args(["-e", "stderr", "-p"]).arg(directory.path()).arg("-c").arg(&file);
-        let child = command.stdin(Stdio::null()).spawn().expect("it is there");
-        let nginx = Nginx { child, address, _directory: directory };
-        eventually("nginx listens", || Client::try_connect(address).ok());
-        nginx
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+        )
+    })
 }
 
 #[test]
 fn nginx_says_who_the_client_is_and_nobody_else_can() {
-    if !is_there("nginx", runs("nginx", &["-v"])) {
+    if !nginx::is_installed() {
         return;
     }
     let server = Server::with(&["--max-connections-per-ip", "3", "--trusted-proxies", "127.0.0.1"]);
-    let nginx = Nginx::in_front_of(&server);
+    let nginx = nginx_in_front_of(&server);
     let open = |source: [u8; 4], claim: &str| {
-        let client = Client::connect_from(source, nginx.address);
+        let client = Client::connect_from(source, nginx.address());
         let headers = [("X-Forwarded-For", claim), ("Forwarded", &*format!("for={claim}"))];
         Sse::try_open_on(client, "/events/stream", &headers).expect("nginx answers")
     };

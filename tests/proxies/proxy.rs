@@ -2,9 +2,9 @@
 //! curl to speak through it.
 
 use std::{
-    fs::{self, File},
+    fs,
     io::{Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener},
     path::Path,
     process::{Child, Command, Stdio},
     sync::OnceLock,
@@ -12,11 +12,9 @@ use std::{
     time::Instant,
 };
 
-use tempfile::TempDir;
-
 use super::support::{
-    DEADLINE, eventually,
-    programs::{Running, is_there, runs},
+    DEADLINE, nginx,
+    programs::{Listening, Running, is_there, runs},
 };
 
 /// Which proxy, with which file.
@@ -92,15 +90,18 @@ fn runs_curl() -> bool {
 pub struct Proxy {
     /// Which one.
     pub kind: Kind,
-    child: Child,
-    address: SocketAddr,
-    directory: TempDir,
+    program: Listening,
 }
 
 impl Proxy {
     /// Starts it in front of a server.
     pub fn start(kind: Kind, server: SocketAddr) -> Proxy {
-        eventually("a proxy starts", || Proxy::try_start(kind, server))
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(kind.file());
+        let text = fs::read_to_string(path).expect("the file is there");
+        let program = Listening::start(&format!("{kind:?}"), |address, directory| {
+            program(kind, &with_addresses(kind, &text, server, address, directory), directory)
+        });
+        Proxy { kind, program }
     }
 
     /// All of these in front of one server.
@@ -108,44 +109,15 @@ impl Proxy {
         kinds.iter().map(|kind| Proxy::start(*kind, server)).collect()
     }
 
-    /// No proxy takes port 0: it gets one that was free a moment ago, and if somebody else was
-    /// faster there is no proxy.
-    fn try_start(kind: Kind, server: SocketAddr) -> Option<Proxy> {
-        let directory = tempfile::tempdir().expect("there is room for a directory");
-        let address = free_address();
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(kind.file());
-        let text = fs::read_to_string(path).expect("the file is there");
-        let text = with_addresses(kind, &text, server, address, directory.path());
-        let mut command = program(kind, &text, directory.path());
-        let log = File::create(directory.path().join("log")).expect("it is our directory");
-        command.stdin(Stdio::null()).stdout(log.try_clone().expect("it is a file")).stderr(log);
-        let child = command.spawn().expect("the program is there");
-        let mut proxy = Proxy { kind, child, address, directory };
-        eventually("a proxy listens", || {
-            if let Some(status) = proxy.child.try_wait().expect("it is ours") {
-                let log = proxy.log();
-                let is_taken = log.contains("in use") || log.contains("bind");
-                assert!(is_taken, "{kind:?} ended with {status}:\n{log}");
-                return Some(false);
-            }
-            TcpStream::connect(address).is_ok().then_some(true)
-        })
-        .then_some(proxy)
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
-    }
-
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.program.address()
     }
 
     /// A URL below it.
     pub fn url(&self, target: &str) -> String {
         let scheme = if self.kind == Kind::NginxComplete { "https" } else { "http" };
-        format!("{scheme}://{}{target}", self.address)
+        format!("{scheme}://{}{target}", self.address())
     }
 
     /// A request through it, with these arguments of curl: what curl prints.
@@ -234,21 +206,6 @@ impl Drop for Upload {
     }
 }
 
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if thread::panicking() {
-            eprintln!("---- log of {:?}\n{}", self.kind, self.log());
-        }
-    }
-}
-
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("there are ports");
-    listener.local_addr().expect("it is bound")
-}
-
 /// The origin in our files whose pages may read what the proxy itself answers.
 pub const PAGE: &str = "https://console.example.com";
 
@@ -318,29 +275,13 @@ fn with_addresses(
 /// How the program is started in a directory of its own, in the foreground and as one process.
 fn program(kind: Kind, text: &str, directory: &Path) -> Command {
     let file = directory.join("config");
-    fs::write(&file, text).expect("it is our directory");
     let mut command = match kind {
         Kind::Nginx | Kind::NginxComplete | Kind::NginxGuide => {
             if kind == Kind::NginxComplete {
                 make_certificate(directory);
             }
-            // What a distribution's own file says around ours, and all compression that there is.
-            let around = format!(
-                "daemon off; master_process off; pid {0}/pid; error_log stderr;\n\
-                 events {{ worker_connections 512; }}\n\
-                 http {{\n\
-                 access_log off; client_body_temp_path {0}/body; proxy_temp_path {0}/proxy;\n\
-                 fastcgi_temp_path {0}/fastcgi; uwsgi_temp_path {0}/uwsgi; scgi_temp_path {0}/scgi;\n\
-                 gzip on; gzip_proxied any; gzip_types *;\n\
-                 include {0}/config;\n\
-                 }}\n",
-                directory.display()
-            );
-            let main = directory.join("nginx.conf");
-            fs::write(&main, around).expect("it is our directory");
-            let mut command = Command::new("nginx");
-            command.args(["-e", "stderr", "-c"]).arg(main);
-            command
+            // All compression that there is, around ours.
+            nginx::command(directory, &format!("gzip on; gzip_proxied any; gzip_types *;\n{text}"))
         }
         Kind::Caddy => {
             fs::write(&file, format!("{{\n\tadmin off\n}}\n{text}")).expect("it is our directory");
@@ -349,6 +290,7 @@ fn program(kind: Kind, text: &str, directory: &Path) -> Command {
             command
         }
         Kind::Haproxy => {
+            fs::write(&file, text).expect("it is our directory");
             let mut command = Command::new("haproxy");
             command.args(["-db", "-f"]).arg(file);
             command

@@ -6,6 +6,7 @@
 
 pub mod faulty_proxy;
 pub mod http;
+pub mod nginx;
 pub mod programs;
 pub mod server;
 pub mod sse;

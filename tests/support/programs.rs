@@ -1,12 +1,16 @@
 //! Programs of others: whether they are there, and what they print while they run.
 
 use std::{
+    fs::{self, File},
     io::{BufRead as _, BufReader},
+    net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{Receiver, channel},
     thread,
 };
+
+use tempfile::TempDir;
 
 use super::{DEADLINE, eventually};
 
@@ -108,4 +112,71 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A program that listens at an address of its own, with a directory for its files. It is killed
+/// when this is dropped, and if a test fails its log is shown.
+pub struct Listening {
+    name: String,
+    child: Child,
+    address: SocketAddr,
+    directory: TempDir,
+}
+
+impl Listening {
+    /// Starts it, given how to for an address and a directory.
+    pub fn start(name: &str, command: impl Fn(SocketAddr, &Path) -> Command) -> Listening {
+        eventually("the program starts", || Listening::try_start(name, &command))
+    }
+
+    /// Such programs do not take port 0: it gets one that was free a moment ago, and if somebody
+    /// else was faster there is none.
+    fn try_start(name: &str, command: impl Fn(SocketAddr, &Path) -> Command) -> Option<Listening> {
+        let directory = tempfile::tempdir().expect("there is room for a directory");
+        let address = free_address();
+        let mut command = command(address, directory.path());
+        let log = File::create(directory.path().join("log")).expect("it is our directory");
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("it is a file")).stderr(log);
+        let child = command.spawn().expect("the program is there");
+        let mut program = Listening { name: name.to_owned(), child, address, directory };
+        eventually("the program listens", || {
+            if let Some(status) = program.child.try_wait().expect("it is ours") {
+                let log = program.log();
+                let is_taken = log.contains("in use") || log.contains("bind");
+                assert!(is_taken, "{name} ended with {status}:\n{log}");
+                return Some(false);
+            }
+            TcpStream::connect(address).is_ok().then_some(true)
+        })
+        .then_some(program)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where its files are.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("---- log of {}\n{}", self.name, self.log());
+        }
+    }
+}
+
+fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("there are ports");
+    listener.local_addr().expect("it is bound")
 }
