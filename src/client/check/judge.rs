@@ -121,7 +121,7 @@ fn answer(probe: &Seen, quiet: &Seen) -> Finding {
             let End::NoAnswer(reason) = &seen.end else {
                 unreachable!("without an answer, it says why")
             };
-            let cause = "nothing behind the proxy answers in time, it holds the head back until there is a body, or TLS fails";
+            let cause = "nothing behind the proxy answers in time, or it buffers and holds the head back too (nginx with X-Accel-Buffering ignored, proxy_ignore_headers), or TLS fails";
             return Finding::failed(NAME, format!("{path}: {reason}"), cause);
         };
         if let Some(reason) = &seen.refused {
@@ -210,7 +210,7 @@ fn headers(head: &Head) -> Finding {
     Finding::failed(NAME, fields.join("; "), *cause)
 }
 
-const BUFFERED: &str = "something on the way buffers: nginx with proxy_buffering on and X-Accel-Buffering ignored (proxy_ignore_headers), compression, a CDN, a scanner of content";
+const BUFFERED: &str = "something on the way buffers: compression, a proxy with buffering on (nginx with X-Accel-Buffering ignored, proxy_ignore_headers), a CDN, a scanner of content";
 
 fn first_event(probe: &Seen, expected: &Expected) -> Finding {
     const NAME: &str = "first_event";
@@ -332,6 +332,7 @@ fn stability(probe: &Seen, quiet: &Seen, expected: &Expected) -> Finding {
                 return Finding::failed(NAME, detail, cause);
             }
             End::Closed => "closed (FIN)",
+            End::ClosedEarly => "closed (FIN) before the end of its coding",
             End::Reset => "reset (RST)",
             End::Broken(reason) => reason,
             End::NoAnswer(_) | End::NoStream => unreachable!("it has the head of a stream"),

@@ -106,9 +106,11 @@ pub enum End {
     Goodbye,
     /// It was closed in good order, without such a word.
     Closed,
+    /// It was closed before its coding had ended, as by a proxy that waits no longer.
+    ClosedEarly,
     /// It was cut by a reset.
     Reset,
-    /// It was cut in the middle of its coding, or in another way.
+    /// It was cut in another way.
     Broken(String),
     /// Nothing came for so long that it was given up.
     Silent,
@@ -232,6 +234,7 @@ fn end_of(error: &std::io::Error) -> End {
     match inner {
         Some(ureq::Error::Timeout(ureq::Timeout::RecvBody)) => End::TimeUp,
         Some(ureq::Error::Timeout(_)) => End::Silent,
+        _ if error.kind() == ErrorKind::UnexpectedEof => End::ClosedEarly,
         _ => End::Broken(error.to_string()),
     }
 }
