@@ -1,140 +1,29 @@
 //! A disk that is full, that fails, or that has not kept what was written, under a real server.
 //!
-//! The disks are small file systems in files (`losetup`, `mkfs.ext4`, `mount`), which takes root.
-//! Where they cannot be had their tests are skipped, unless `TIDEWHEEL_TEST_ALL` is set: then they fail.
+//! The disks are those of `support/small_disk.rs`, which take root.
 
 mod support;
 
 use std::{
-    fs::{self, File},
-    io::Write as _,
-    path::{Path, PathBuf},
-    process::Command,
+    fs,
+    path::Path,
     sync::atomic::{AtomicBool, Ordering},
     thread,
 };
 
 use rand::RngExt;
-use rustix::fs::{FallocateFlags, fallocate};
 use serde_json::Value;
-use support::{Answer, Server, eventually, seeded, server::serve};
-use tempfile::TempDir;
+use support::{
+    Answer, Server, eventually, seeded,
+    server::serve,
+    small_disk::{MIB, SmallDisk},
+};
 
-const MIB: u64 = 1024 * 1024;
 const NDJSON: (&str, &str) = ("Content-Type", "application/x-ndjson");
 /// Appends until something must have happened to the disk.
 const APPENDS_MAX: usize = 20_000;
 /// What a program ends with that could not do what it was asked.
 const EXIT_FAILED: i32 = 1;
-
-/// A file system of its own, unmounted when this is dropped.
-struct SmallDisk {
-    directory: TempDir,
-    device: Option<String>,
-    mounted: bool,
-    /// What is below it, for longer than it.
-    below: Option<Box<SmallDisk>>,
-}
-
-impl SmallDisk {
-    /// ext4 of this size, in a file in a directory for temporary files.
-    fn new(bytes: u64) -> Option<SmallDisk> {
-        let all = std::env::var_os("TIDEWHEEL_TEST_ALL").is_some_and(|value| !value.is_empty());
-        match SmallDisk::ext4(&std::env::temp_dir(), bytes, &[], None) {
-            Ok(disk) => Some(disk),
-            Err(error) => {
-                assert!(!all, "no small disk, and TIDEWHEEL_TEST_ALL is set: {error}");
-                eprintln!("skipped, no small disk here: {error}");
-                None
-            }
-        }
-    }
-
-    fn ext4(
-        within: &Path,
-        bytes: u64,
-        options: &[&str],
-        below: Option<Box<SmallDisk>>,
-    ) -> Result<SmallDisk, String> {
-        let mut disk = SmallDisk {
-            directory: tempfile::tempdir_in(within).map_err(|error| error.to_string())?,
-            device: None,
-            mounted: false,
-            below,
-        };
-        let image = disk.directory.path().join("image");
-        let file = File::create(&image).map_err(|error| error.to_string())?;
-        file.set_len(bytes).map_err(|error| error.to_string())?;
-        let device = run(Command::new("losetup").args(["--find", "--show"]).arg(&image))?;
-        let device = disk.device.insert(device.trim().to_owned()).clone();
-        run(Command::new("mkfs.ext4").args(["-q", "-m", "0"]).args(options).arg(&device))?;
-        fs::create_dir(disk.path()).map_err(|error| error.to_string())?;
-        run(Command::new("mount").arg(&device).arg(disk.path()))?;
-        disk.mounted = true;
-        Ok(disk)
-    }
-
-    /// Memory as a disk.
-    fn tmpfs(bytes: u64) -> Result<SmallDisk, String> {
-        let directory = tempfile::tempdir().map_err(|error| error.to_string())?;
-        let mut disk = SmallDisk { directory, device: None, mounted: false, below: None };
-        fs::create_dir(disk.path()).map_err(|error| error.to_string())?;
-        let size = format!("size={bytes}");
-        run(Command::new("mount").args(["-t", "tmpfs", "-o", &size, "none"]).arg(disk.path()))?;
-        disk.mounted = true;
-        Ok(disk)
-    }
-
-    fn path(&self) -> PathBuf {
-        self.directory.path().join("mounted")
-    }
-
-    /// Takes all of its room but so much.
-    fn fill_up_to(&self, left_bytes: u64) {
-        let disk = rustix::fs::statvfs(self.path()).unwrap();
-        let free = disk.f_bavail * disk.f_frsize;
-        let file = File::options().append(true).create(true).open(self.path().join("filler"));
-        let length = file.as_ref().unwrap().metadata().unwrap().len();
-        let bytes = free.saturating_sub(left_bytes);
-        if bytes > 0 {
-            fallocate(file.unwrap(), FallocateFlags::empty(), length, bytes).unwrap();
-        }
-    }
-
-    /// Takes all of its room, the last block too.
-    fn fill(&self) {
-        self.fill_up_to(MIB);
-        let path = self.path().join("filler");
-        let mut file = File::options().append(true).create(true).open(path).unwrap();
-        while let Ok(()) = file.write_all(&[0; 4096]) {}
-    }
-
-    /// Gives back what was taken.
-    fn clear(&self) {
-        fs::remove_file(self.path().join("filler")).unwrap();
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        if self.mounted {
-            let _ = run(Command::new("umount").arg(self.path()));
-        }
-        if let Some(device) = &self.device {
-            let _ = run(Command::new("losetup").arg("--detach").arg(device));
-        }
-    }
-}
-
-/// What a program says on standard output.
-fn run(command: &mut Command) -> Result<String, String> {
-    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
-    if output.status.success() {
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    } else {
-        Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr)))
-    }
-}
 
 /// One event, with a payload of so many bytes; its id, or what was answered instead.
 fn append(server: &Server, run: u64, bytes: usize) -> Result<u64, Answer> {
@@ -282,23 +171,9 @@ fn a_disk_that_another_program_fills_up_is_not_the_end_of_the_journal() {
     assert_eq!(ids(&server.events(run)), there);
 }
 
-/// The disk is in a file on a smaller one, which is full: it takes writes, and fails to sync them.
 #[test]
 fn after_a_failed_sync_nothing_is_written_until_a_restart() {
-    let all = std::env::var_os("TIDEWHEEL_TEST_ALL").is_some_and(|value| !value.is_empty());
-    let disk = SmallDisk::tmpfs(48 * MIB).and_then(|below| {
-        let within = below.path();
-        SmallDisk::ext4(&within, 256 * MIB, &["-O", "^has_journal"], Some(Box::new(below)))
-    });
-    let disk = match disk {
-        Ok(disk) => disk,
-        Err(error) => {
-            assert!(!all, "no small disk, and TIDEWHEEL_TEST_ALL is set: {error}");
-            eprintln!("skipped, no small disk here: {error}");
-            return;
-        }
-    };
-    let below = disk.below.as_ref().unwrap();
+    let Some(disk) = SmallDisk::whose_syncs_can_fail() else { return };
     let mut server = Server::try_in(&disk.path(), &[]).unwrap();
     let run = server.new_run();
     let mut there = ids(&server.events(run));
@@ -306,7 +181,7 @@ fn after_a_failed_sync_nothing_is_written_until_a_restart() {
     let mut subscriber = server.stream(&format!("/runs/{run}/events/stream"));
     assert_eq!(subscriber.ids(there.len()), there);
 
-    below.fill();
+    disk.fail_syncs();
     let (appended, refusal) = append_until_refused(&server, run, 50_000);
     there.extend(&appended);
     let expect_failed = |answer: Answer| {
@@ -317,7 +192,7 @@ fn after_a_failed_sync_nothing_is_written_until_a_restart() {
     expect_failed(server.get("/health/ready"));
     server.get("/health").expect(200);
     assert_eq!(server.json("/worker")["journal"]["failed"], true);
-    below.clear();
+    disk.mend_syncs();
     // Room is no reason to go on: what is on the disk is not known.
     expect_failed(append(&server, run, 10).unwrap_err());
     expect_failed(server.post("/runs", "{}"));
@@ -414,7 +289,7 @@ fn a_disk_that_cannot_be_written_is_said() {
     let Some(disk) = SmallDisk::new(64 * MIB) else { return };
     let mut server = Server::try_in(&disk.path(), &[]).unwrap();
     server.terminate();
-    run(Command::new("mount").args(["-o", "remount,ro"]).arg(disk.path())).unwrap();
+    disk.forbid_writing();
     let (code, said) = refused(&server.journal().join("journal"));
     assert_eq!(code, Some(EXIT_FAILED), "{said}");
     assert!(said.contains("Read-only file system") && said.contains("allowed to write"), "{said}");

@@ -9,6 +9,7 @@ pub mod http;
 pub mod nginx;
 pub mod programs;
 pub mod server;
+pub mod small_disk;
 pub mod sse;
 pub mod threads;
 
