@@ -2,48 +2,59 @@
 //! shows what the page says.
 //!
 //! A block of `sh` is run as it stands. Each `# shows:` in it has to be found in what it prints, in
-//! one line; `…` stands for anything.
+//! one line; `…` stands for anything. What stands below **Fix** is run once the fix was made, and shows
+//! that it is one.
 
 mod support;
 
 use std::{
     any::Any,
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::process::Signal;
 use support::{
-    Client, Fault, FaultyProxy, Server, Sse, eventually,
-    programs::{is_there, runs},
+    Client, DEADLINE, Fault, FaultyProxy, Server, Sse, eventually,
+    far_client::{FarClient, enter_network},
+    nginx,
+    programs::{Running, is_there, runs},
+    small_disk::{MIB, SmallDisk},
 };
-use tempfile::TempDir;
 
 const PAGE: &str = "docs/runbook-sse-drops.md";
 /// What is seen may take a moment to be counted, and to be logged.
-const ATTEMPTS: usize = 4;
-const MIB: u64 = 1024 * 1024;
+const PAUSE: Duration = Duration::from_millis(500);
+
+fn page() -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(PAGE)).expect("it is there")
+}
 
 /// A block of commands, and what it shows.
 struct Block {
     line: usize,
     commands: String,
     shows: Vec<String>,
+    /// Whether what was wrong has been put right.
+    is_after_fix: bool,
 }
 
 /// The chapters that have commands, and all blocks of code by language.
 fn chapters(page: &str) -> Vec<(String, Vec<Block>)> {
     let mut chapters: Vec<(String, Vec<Block>)> = Vec::new();
     let mut language = None;
+    let mut is_after_fix = false;
     for (at, line) in page.lines().enumerate() {
         match (language, line.strip_prefix("```")) {
             (None, Some(name)) => {
                 language = Some(name);
                 if name == "sh" {
-                    let block = Block { line: at + 1, commands: String::new(), shows: Vec::new() };
+                    let (commands, shows) = (String::new(), Vec::new());
+                    let block = Block { line: at + 1, commands, shows, is_after_fix };
                     chapters.last_mut().expect("a chapter").1.push(block);
                 }
             }
@@ -57,9 +68,12 @@ fn chapters(page: &str) -> Vec<(String, Vec<Block>)> {
                 }
             }
             (None, None) => {
-                if let Some(heading) = line.strip_prefix("## ").or(line.strip_prefix("### ")) {
-                    chapters.push((heading.to_owned(), Vec::new()));
+                let marks = line.find(' ').filter(|end| line[..*end].bytes().all(|c| c == b'#'));
+                if let Some(marks @ 2..) = marks {
+                    chapters.push((line[marks + 1..].to_owned(), Vec::new()));
+                    is_after_fix = false;
                 }
+                is_after_fix |= line.starts_with("**Fix**") || line.starts_with("**Quick fix**");
             }
             (Some(_), None) => {}
         }
@@ -80,20 +94,24 @@ fn shows(output: &str, pattern: &str) -> bool {
     })
 }
 
+/// What puts right what is wrong in a scene.
+type Fix = Box<dyn FnOnce(Scene) -> Scene + Send>;
+
 /// A server in which something is the case, and whatever that takes.
 struct Scene {
     server: Server,
-    proxy: FaultyProxy,
-    disk: PathBuf,
+    /// Where its clients find it.
+    public: String,
+    fix: Option<Fix>,
     /// In this order they go, after the server.
     held: Vec<Box<dyn Any + Send>>,
+    disk: Option<SmallDisk>,
 }
 
 impl Scene {
     fn new(server: Server, fault: Fault) -> Scene {
-        let proxy = FaultyProxy::start(server.address(), fault);
-        let disk = server.journal().to_owned();
-        Scene { server, proxy, disk, held: Vec::new() }
+        let public = FaultyProxy::start(server.address(), fault).url();
+        Scene { server, public, fix: None, held: Vec::new(), disk: None }
     }
 
     fn with(arguments: &[&str], fault: Fault) -> Scene {
@@ -103,6 +121,29 @@ impl Scene {
     fn holding(mut self, held: impl Any + Send) -> Scene {
         self.held.push(Box::new(held));
         self
+    }
+
+    /// Clients come through nginx with these settings, all in all and where the server is.
+    fn behind(mut self, settings: &str, of_location: &str) -> Scene {
+        let server = self.server.address();
+        let nginx = nginx::start(|address, _| {
+            let location = format!("location / {{ proxy_pass http://{server};\n{of_location} }}");
+            format!("server {{ listen {address}; {settings}\n{location} }}")
+        });
+        self.public = format!("http://{}", nginx.address());
+        self.holding(nginx)
+    }
+
+    /// It is put right by a restart with these flags.
+    fn fixed_with(self, arguments: &'static [&'static str]) -> Scene {
+        self.fixed_by(|mut scene| {
+            scene.server.restart_with(arguments);
+            scene
+        })
+    }
+
+    fn fixed_by(self, fix: impl FnOnce(Scene) -> Scene + Send + 'static) -> Scene {
+        Scene { fix: Some(Box::new(fix)), ..self }
     }
 }
 
@@ -132,66 +173,173 @@ fn stalled(server: &Server) -> Sse {
     stream
 }
 
-/// Memory as a disk, unmounted when this is dropped.
-struct SmallDisk(TempDir);
-
-impl SmallDisk {
-    fn mount(bytes: u64) -> Option<SmallDisk> {
-        let directory = tempfile::tempdir().expect("there is room for a directory");
-        let mut command = Command::new("mount");
-        command.args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "none"]).arg(directory.path());
-        let is_mounted =
-            command.stderr(Stdio::null()).status().is_ok_and(|status| status.success());
-        is_there("the right to mount", is_mounted).then(|| SmallDisk(directory))
-    }
-
-    fn fill(&self) {
-        let disk = rustix::fs::statvfs(self.0.path()).expect("it is mounted");
-        let file =
-            fs::File::create(self.0.path().join("filler")).expect("there is room for a name");
-        fallocate(file, FallocateFlags::empty(), 0, disk.f_bavail * disk.f_frsize)
-            .expect("so much is free");
-    }
+/// The settings for nginx that the page has.
+fn settings_for_nginx() -> String {
+    let page = page();
+    let (_, settings) = page.split_once("\n```nginx\n").expect("it has some");
+    settings.split("```").next().expect("it has a beginning").to_owned()
 }
 
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0.path()).status();
+/// A server behind nginx, which is set up so for all that it serves.
+fn behind_nginx(server: Server, settings: &str) -> Option<Scene> {
+    if !nginx::is_installed() {
+        return None;
     }
+    Some(Scene::new(server, Fault::None).behind(settings, ""))
+}
+
+/// The same, until it has the page's settings where the server is.
+fn fixed_in_nginx(settings: &'static str) -> Option<Scene> {
+    let fix = |scene: Scene| scene.behind(settings, &settings_for_nginx());
+    Some(behind_nginx(Server::start(), settings)?.fixed_by(fix))
+}
+
+/// A kind of client that gives up after two seconds of silence, beside one that does not.
+fn impatient_clients() -> Scene {
+    let server = Server::with(&["--keepalive-interval", "1h"]);
+    let patient = server.stream("/events/stream");
+    let url = format!("http://{}/events/stream", server.address());
+    let impatient = || {
+        let mut curl = Command::new("curl");
+        // So many bytes a second that the beginning of the stream is no more than a moment.
+        curl.args(["-sN", "--noproxy", "*", "--speed-limit", "10", "--speed-time", "2"]);
+        curl.args(["--interface", "127.0.0.2", &url]);
+        Running::start(curl)
+    };
+    for gives_up in [(); 3].map(|()| impatient()) {
+        gives_up.wait();
+    }
+    Scene::new(server, Fault::None).holding(patient)
+}
+
+/// Two clients that are gone without a word.
+fn vanished_clients() -> Option<Scene> {
+    if !enter_network() {
+        return None;
+    }
+    let flags = ["--client-timeout", "8s", "--keepalive-interval", "300ms"];
+    let server = Server::on_all_addresses(&flags);
+    let port = server.address().port();
+    let clients = [1, 2].map(|number| FarClient::follow(number, port, "/events/stream"));
+    clients[0].vanish();
+    clients[1].be_forgotten();
+    Some(Scene::new(server, Fault::None).holding(clients))
+}
+
+/// How many observations of a histogram were of more than half a second.
+fn slow(server: &Server, histogram: &str) -> u64 {
+    let metrics = server.get("/metrics").expect(200).body;
+    let metrics = String::from_utf8(metrics).expect("metrics are UTF-8");
+    let value = |series: &str| -> u64 {
+        let line =
+            metrics.lines().find_map(|line| line.strip_prefix(&format!("{histogram}_{series} ")));
+        line.expect("it is served").parse().expect("it is a count")
+    };
+    value("count") - value("bucket{le=\"0.5\"}")
+}
+
+/// Longer than half a second, by far.
+const HELD_UP: Duration = Duration::from_millis(1_200);
+
+/// A server on a disk that has stood still in the middle of a commit.
+fn slow_disk() -> Option<Scene> {
+    let disk = SmallDisk::new(96 * MIB)?;
+    let server = Server::try_in(&disk.path(), &[]).unwrap_or_else(|log| panic!("{log}"));
+    let run = server.new_run();
+    eventually("a commit takes long", || {
+        let held = disk.hold(HELD_UP);
+        server.append(run, "A", "1");
+        assert!(held.wait().success(), "the disk goes on");
+        (slow(&server, "journal_commit_seconds") > 0).then_some(())
+    });
+    Some(Scene { disk: Some(disk), ..Scene::new(server, Fault::None) })
+}
+
+/// A server that got no processor for a time while it had events to deliver.
+fn starved_server() -> Scene {
+    let server = Server::start();
+    let run = server.new_run();
+    let streams: Vec<Sse> = (0..300).map(|_| server.stream("/events/stream")).collect();
+    eventually("a delivery takes long", || {
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    while !is_over.load(Ordering::Relaxed) {
+                        server.append(run, "A", "1");
+                    }
+                });
+            }
+            thread::sleep(Duration::from_millis(30));
+            server.signal(Signal::STOP);
+            thread::sleep(HELD_UP);
+            server.signal(Signal::CONT);
+            is_over.store(true, Ordering::Relaxed);
+        });
+        (slow(&server, "sse_delivery_latency_seconds") > 0).then_some(())
+    });
+    Scene::new(server, Fault::None).holding(streams)
+}
+
+/// Writes until one is answered so.
+fn write_until(server: &Server, status: u16) {
+    let body = format!("{{\"metadata\":{{\"text\":\"{}\"}}}}", "x".repeat(10_000));
+    let is_refused = |_| match server.post("/runs", &body).status {
+        201 => false,
+        refusal => {
+            assert_eq!(refusal, status);
+            true
+        }
+    };
+    assert!((0..100_000).any(is_refused), "everything is taken");
 }
 
 /// A server on a disk without room.
 fn full_disk() -> Option<Scene> {
-    let disk = SmallDisk::mount(64 * MIB)?;
-    let server = Server::try_in(disk.0.path(), &[]).unwrap_or_else(|log| panic!("{log}"));
+    let disk = SmallDisk::in_memory(64 * MIB)?;
+    let server = Server::try_in(&disk.path(), &[]).unwrap_or_else(|log| panic!("{log}"));
     disk.fill();
-    let is_refused = |_| server.post("/runs", "{}").status == 507;
-    assert!((0..100_000).any(is_refused), "there still is room");
-    let path = disk.0.path().to_owned();
-    Some(Scene { disk: path, ..Scene::new(server, Fault::None).holding(disk) })
+    write_until(&server, 507);
+    let scene = Scene { disk: Some(disk), ..Scene::new(server, Fault::None) };
+    Some(scene.fixed_by(|scene| {
+        scene.disk.as_ref().expect("it has one").clear();
+        scene
+    }))
+}
+
+/// A server on a disk that has failed to sync.
+fn failed_journal() -> Option<Scene> {
+    let disk = SmallDisk::whose_syncs_can_fail()?;
+    let server = Server::try_in(&disk.path(), &[]).unwrap_or_else(|log| panic!("{log}"));
+    server.new_run();
+    let stays = server.stream("/runs/1/events/stream");
+    disk.fail_syncs();
+    write_until(&server, 503);
+    let scene = Scene { disk: Some(disk), ..Scene::new(server, Fault::None).holding(stays) };
+    Some(scene.fixed_by(|mut scene| {
+        scene.disk.as_ref().expect("it has one").mend_syncs();
+        scene.server.restart();
+        scene
+    }))
 }
 
 /// What is the case in this chapter; nothing where that cannot be had.
 fn scene(chapter: &str) -> Option<Scene> {
-    let second = Duration::from_secs(1);
     Some(match chapter {
         "Idle timeouts" => {
-            Scene::with(&["--keepalive-interval", "20s"], Fault::IdleTimeout(second))
+            let server = Server::with(&["--keepalive-interval", "1h"]);
+            behind_nginx(server, "proxy_read_timeout 7s;")?
+                .fixed_with(&["--keepalive-interval", "500ms"])
         }
         "Keepalives that do not come" => Scene::with(&["--keepalive-interval", "1h"], Fault::None),
-        "Buffering" => Scene::with(&[], Fault::Buffers(3600 * second)),
+        "Buffering" => fixed_in_nginx("proxy_ignore_headers X-Accel-Buffering;")?,
+        "Compression" => fixed_in_nginx("gzip on; gzip_proxied any; gzip_types *;")?,
         "Exhaustion" => {
             let server = Server::with(&["--max-connections", "3"]);
             let held = [(); 3].map(|()| server.stream("/health/sse"));
             Scene::new(server, Fault::None).holding(held)
         }
-        "Half-open peers" => {
-            let flags = ["--client-timeout", "1s", "--keepalive-interval", "300ms"];
-            let server = Server::with(&flags);
-            let gone = stalled(&server);
-            eventually("it is ended", || (server.open_streams() == 0).then_some(()));
-            Scene::new(server, Fault::None).holding(gone)
-        }
+        "Half-open peers" => vanished_clients()?,
         "Six connections a browser" => {
             let server = Server::start();
             let held = [(); 6].map(|()| server.stream("/events/stream"));
@@ -216,12 +364,13 @@ fn scene(chapter: &str) -> Option<Scene> {
             }
             Scene::new(server, Fault::None)
         }
-        "A full disk or a failed journal" => full_disk()?,
+        "Timeouts of clients" => impatient_clients().fixed_with(&["--keepalive-interval", "500ms"]),
+        "A slow disk" => slow_disk()?,
+        "A busy processor" => starved_server(),
+        "A full disk" => full_disk()?,
+        "A failed journal" => failed_journal()?,
         chapter if chapter.starts_with("Step ") => healthy(&[]),
-        "Timeouts of clients"
-        | "A server that is overloaded"
-        | "A cursor that is ahead"
-        | "Escalation" => healthy(&[]),
+        "A cursor that is ahead" | "Escalation" => healthy(&[]),
         "Making sure" => healthy(&["--keepalive-interval", "1s"]),
         chapter => panic!("{PAGE} has commands under {chapter:?}, for which there is no scene"),
     })
@@ -245,20 +394,19 @@ fn run(block: &Block, scene: &Scene) -> (bool, String) {
     command.env("TIDEWHEEL", env!("CARGO_BIN_EXE_tidewheel"));
     command.env("VALIDATE", root.join("deploy/validate-sse.sh"));
     command.env("URL", format!("http://{address}")).env("PORT", address.port().to_string());
-    command.env("PUBLIC", scene.proxy.url()).env("PID", scene.server.pid().to_string());
-    command.env("JOURNAL", &scene.disk).env("LOG", log.path()).env("WATCH", "3");
+    command.env("PUBLIC", &scene.public).env("PID", scene.server.pid().to_string());
+    command.env("JOURNAL", scene.server.journal()).env("LOG", log.path()).env("WATCH", "3");
     let output = command.output().expect("timeout is there");
     (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// What is wrong with a block, if anything.
 fn tried(block: &Block, scene: &Scene) -> Option<String> {
-    let mut wrong = String::new();
-    for attempt in 0..ATTEMPTS {
-        thread::sleep(attempt as u32 * Duration::from_millis(500));
+    let started = Instant::now();
+    loop {
         let (is_ok, output) = run(block, scene);
         let missing = block.shows.iter().filter(|shown| !shows(&output, shown));
-        wrong =
+        let mut wrong =
             missing.fold(String::new(), |text, shown| text + "  does not show: " + shown + "\n");
         if !is_ok {
             wrong += "  does not end well\n";
@@ -266,14 +414,34 @@ fn tried(block: &Block, scene: &Scene) -> Option<String> {
         if wrong.is_empty() {
             return None;
         }
-        wrong += &output.lines().fold(String::new(), |text, line| text + "    | " + line + "\n");
+        if started.elapsed() > DEADLINE {
+            let output = output.lines().fold(wrong, |text, line| text + "    | " + line + "\n");
+            return Some(format!("{PAGE}:{}:\n{output}", block.line));
+        }
+        thread::sleep(PAUSE);
     }
-    Some(format!("{PAGE}:{}:\n{wrong}", block.line))
+}
+
+/// What is wrong with a chapter, if anything.
+fn followed(chapter: &str, blocks: &[Block]) -> Option<String> {
+    let mut scene = scene(chapter)?;
+    let (before, after): (Vec<_>, Vec<_>) = blocks.iter().partition(|block| !block.is_after_fix);
+    let wrong = |blocks: &[&Block], scene: &Scene| {
+        let wrong = blocks.iter().filter_map(|block| tried(block, scene));
+        wrong.fold(String::new(), |all, found| all + chapter + ", " + &found)
+    };
+    let mut found = wrong(&before, &scene);
+    assert_eq!(scene.fix.is_some(), !after.is_empty(), "{chapter}: a fix, and what shows it");
+    if let Some(fix) = scene.fix.take() {
+        scene = fix(scene);
+        found += &wrong(&after, &scene);
+    }
+    Some(found)
 }
 
 #[test]
 fn commands_of_the_runbook_show_what_it_says() {
-    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(PAGE)).unwrap();
+    let page = page();
     for program in ["curl", "ss", "nstat", "ps", "tar", "timeout"] {
         if !is_there(program, runs(program, &["--version"]) || runs(program, &["-V"])) {
             return;
@@ -282,13 +450,10 @@ fn commands_of_the_runbook_show_what_it_says() {
     let chapters = chapters(&page);
     assert!(chapters.len() > 15, "{} chapters", chapters.len());
     let wrong = thread::scope(|scope| {
-        let follow = |(chapter, blocks): &(String, Vec<Block>)| {
-            let scene = scene(chapter)?;
-            let wrong = blocks.iter().filter_map(|block| tried(block, &scene));
-            Some(wrong.fold(String::new(), |all, one| all + chapter + ", " + &one))
-        };
-        let following: Vec<_> =
-            chapters.iter().map(|chapter| scope.spawn(move || follow(chapter))).collect();
+        let following: Vec<_> = chapters
+            .iter()
+            .map(|(chapter, blocks)| scope.spawn(move || followed(chapter, blocks)))
+            .collect();
         let results =
             following.into_iter().map(|chapter| chapter.join().expect("it does not panic"));
         results.flatten().collect::<String>()
@@ -298,7 +463,7 @@ fn commands_of_the_runbook_show_what_it_says() {
 
 #[test]
 fn every_block_is_a_language_and_every_command_is_one_of_a_shell() {
-    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(PAGE)).unwrap();
+    let page = page();
     let mut shells = 0;
     for block in page.split("\n```").skip(1).step_by(2) {
         let (language, commands) = block.split_once('\n').expect("it has lines");

@@ -4,6 +4,7 @@
 #![allow(clippy::format_push_string, reason = "what a test sends is shown as it is")]
 #![allow(dead_code, unused_imports, reason = "each test file uses its own part of this")]
 
+pub mod far_client;
 pub mod faulty_proxy;
 pub mod http;
 pub mod nginx;

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{self, Read as _},
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
@@ -21,7 +21,10 @@ use super::{Answer, Client, DEADLINE, Sse, eventually};
 /// log is shown.
 pub struct Server {
     child: Option<Child>,
+    /// Where it is for the test.
     address: SocketAddr,
+    /// The address that it listens on: that one, or all of the host.
+    listen: Ipv4Addr,
     /// Where it listens instead, if that is no port.
     socket: Option<PathBuf>,
     journal: TempDir,
@@ -60,21 +63,36 @@ impl Server {
         Server::try_on(journal, arguments, false)
     }
 
+    /// A server with these flags that listens on all addresses, for a test in a network of its own.
+    pub fn on_all_addresses(arguments: &[&str]) -> Server {
+        let journal = tempfile::tempdir().expect("there is room for a journal");
+        let mut server = Server::stopped(journal, arguments, false);
+        server.listen = Ipv4Addr::UNSPECIFIED;
+        server.launch().unwrap_or_else(|log| panic!("the server did not start:\n{log}"));
+        server
+    }
+
     fn try_new(arguments: &[&str], is_local: bool) -> Result<Server, String> {
         let journal = tempfile::tempdir().expect("there is room for a journal");
         Server::try_on(journal, arguments, is_local)
     }
 
     fn try_on(journal: TempDir, arguments: &[&str], is_local: bool) -> Result<Server, String> {
-        let mut server = Server {
+        let mut server = Server::stopped(journal, arguments, is_local);
+        server.launch().map(|()| server)
+    }
+
+    /// One that is to be launched.
+    fn stopped(journal: TempDir, arguments: &[&str], is_local: bool) -> Server {
+        Server {
             child: None,
-            address: ([127, 0, 0, 1], 0).into(),
+            address: (Ipv4Addr::LOCALHOST, 0).into(),
+            listen: Ipv4Addr::LOCALHOST,
             socket: is_local.then(|| journal.path().join("socket")),
             journal,
             arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
             log: Arc::default(),
-        };
-        server.launch().map(|()| server)
+        }
     }
 
     /// A server on each I/O driver that this kernel allows, with these flags.
@@ -199,6 +217,12 @@ impl Server {
         self.start_again();
     }
 
+    /// The same, with these flags in place of what it had.
+    pub fn restart_with(&mut self, arguments: &[&str]) {
+        self.arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        self.restart();
+    }
+
     /// `kill -9` and a new start on the same port.
     pub fn crash(&mut self) {
         self.kill();
@@ -209,7 +233,7 @@ impl Server {
         let journal = self.journal.path().join("journal");
         let listen = match &self.socket {
             Some(path) => format!("unix:{}", path.display()),
-            None => self.address.to_string(),
+            None => format!("{}:{}", self.listen, self.address.port()),
         };
         let mut command = serve(&listen, &journal);
         command.args(&self.arguments);
@@ -233,7 +257,7 @@ impl Server {
             let log = &self.log.lock().unwrap()[before..];
             let address = match &self.socket {
                 Some(_) => log.contains("listening on unix:").then_some(self.address),
-                None => bound_address(log),
+                None => bound_port(self.listen, log).map(|port| (Ipv4Addr::LOCALHOST, port).into()),
             };
             match address {
                 Some(address) if !has_ended => Some(Some(address)),
@@ -263,12 +287,11 @@ pub fn serve(listen: &str, journal: &Path) -> Command {
     command
 }
 
-/// The first address of the loopback interface in a log, up to the end of its line.
-fn bound_address(log: &str) -> Option<SocketAddr> {
-    let (_, rest) = log.split_once("127.0.0.1:")?;
+/// The port behind this address in a log, up to the end of its line.
+fn bound_port(listen: Ipv4Addr, log: &str) -> Option<u16> {
+    let (_, rest) = log.split_once(&format!("{listen}:"))?;
     let end = rest.find(|character: char| !character.is_ascii_digit())?;
-    let port: u16 = rest[..end].parse().ok().filter(|port| *port > 0)?;
-    Some(([127, 0, 0, 1], port).into())
+    rest[..end].parse().ok().filter(|port| *port > 0)
 }
 
 impl Drop for Server {
