@@ -332,6 +332,11 @@ impl Tail {
 
     /// The segment that holds the byte at `offset`; none at the end.
     fn segment_of(&self, offset: u64) -> Option<&Segment> {
+        // Whoever keeps up reads what is newest.
+        let newest = self.segments.back()?;
+        if newest.base <= offset {
+            return (offset < newest.end()).then_some(newest);
+        }
         let index = self.segments.partition_point(|segment| segment.end() <= offset);
         self.segments.get(index)
     }

@@ -115,19 +115,18 @@ impl Hub {
     fn move_on(&mut self, key: u32, view: u32, offset: u64, count: usize) -> bool {
         let subscriber = &mut self.subscribers[key];
         let View { tail, stamps, .. } = &self.views[view];
-        let segment_end = offset + tail.read(offset).len() as u64;
         let (from, is_late) = (subscriber.ordinal, subscriber.flags.has(Flags::LATE));
         subscriber.offset = offset + count as u64;
-        let place = if subscriber.offset == tail.end() {
+        let (place, is_whole) = if subscriber.offset == tail.end() {
             subscriber.flags.set(Flags::LATE, false);
-            tail::Place { cursor: tail.last_id(), partial: 0, ordinal: tail.end_ordinal() }
+            let end = tail.end_ordinal();
+            (tail::Place { cursor: tail.last_id(), partial: 0, ordinal: end }, true)
         } else {
-            tail.place(subscriber.offset)
+            (tail.place(subscriber.offset), count == tail.read(offset).len())
         };
         subscriber.cursor = place.cursor;
         subscriber.partial = place.partial;
         subscriber.ordinal = place.ordinal;
-        let is_whole = subscriber.offset == segment_end;
         let events = place.ordinal.wrapping_sub(from);
         if tail.is_history(offset) {
             self.note_replayed(key, events);
