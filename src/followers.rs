@@ -26,8 +26,10 @@ pub struct Followers {
     stats: Arc<WorkerStats>,
 }
 
-/// Names a connection in the log: the number of its worker, and a count.
+/// Names a connection in the log: the number of its worker, and a count. Packed, since beside an
+/// address, which is bytes, it would be followed by six that say nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(packed)]
 pub struct ConnectionId(u64);
 
 impl ConnectionId {
@@ -69,9 +71,9 @@ impl Follower {
 }
 
 impl Followers {
-    /// Nobody, counted here.
-    pub fn new(stats: Arc<WorkerStats>) -> Followers {
-        Followers { streams: Vec::new(), budgets: Budgets::default(), stats }
+    /// Nobody, counted here, and room for so many streams.
+    pub fn new(stats: Arc<WorkerStats>, room: usize) -> Followers {
+        Followers { streams: Vec::with_capacity(room), budgets: Budgets::default(), stats }
     }
 
     /// A stream has begun.

@@ -43,7 +43,7 @@ use crate::{
     journal_writer::Place,
     limits::{
         GIVE_BACK_CONNECTIONS_MIN, GIVE_BACK_WAIT_MS, READ_BYTES, SEND_SLICE_MAX, SEND_SLICE_MIN,
-        TICK_MS,
+        STREAMS_RESERVED_MAX, TICK_MS,
     },
     mailbox::Mailbox,
     replay,
@@ -161,14 +161,17 @@ impl Worker {
         };
         // What comes from here on is in the mailbox; what is older is in the catalog.
         let seen = read_catalog(&shared, Catalog::last_id);
+        let room = shared.connections_max.min(STREAMS_RESERVED_MAX);
+        let mut hub = Hub::new(hub_config, Tick(0), seen);
+        hub.reserve(room);
         Worker {
             stats: Arc::clone(&shared.workers[id]),
             deadlines: RefCell::new(Deadlines::new(Tick(0))),
             read_buffer: RefCell::new(vec![0; READ_BYTES]),
-            hub: RefCell::new(Hub::new(hub_config, Tick(0), seen)),
+            hub: RefCell::new(hub),
             places: RefCell::default(),
             ring: RefCell::new(ring),
-            followers: RefCell::new(Followers::new(Arc::clone(&shared.workers[id]))),
+            followers: RefCell::new(Followers::new(Arc::clone(&shared.workers[id]), room)),
             connection_count: Cell::new(0),
             id,
             bell: Doorbell::default(),
@@ -655,6 +658,6 @@ mod tests {
 
     #[test]
     fn a_follower_stays_small() {
-        assert!(size_of::<Option<Follower>>() <= 32, "{}", size_of::<Option<Follower>>());
+        assert!(size_of::<Option<Follower>>() <= 26, "{}", size_of::<Option<Follower>>());
     }
 }

@@ -300,6 +300,11 @@ impl Hub {
         }
     }
 
+    /// Sets room aside for so many streams in all; more of them find room too, by moving.
+    pub fn reserve(&mut self, streams: usize) {
+        self.subscribers.slab.reserve_exact(streams.saturating_sub(self.subscriber_count()));
+    }
+
     /// Position of the journal that this hub has reached.
     pub fn seen(&self) -> EventId {
         self.seen
