@@ -408,6 +408,24 @@ mod tests {
     }
 
     #[test]
+    fn every_offset_is_read_to_the_end_of_its_segment() {
+        let shape = TailShape { segment_bytes: 200, mark_bytes: 50 };
+        let mut tail = Tail::with_shape(EventId(0), shape);
+        for id in 1..=20 {
+            tail.append(EventId(id), &frame(id, 40));
+            for offset in tail.start()..tail.end() {
+                let segment = tail.segments.iter().find(|segment| offset < segment.end()).unwrap();
+                assert_eq!(tail.read(offset), &segment.bytes[(offset - segment.base) as usize..]);
+            }
+            assert_eq!(tail.read(tail.end()), b"");
+            if id % 7 == 0 {
+                tail.drop_front();
+            }
+        }
+        assert!(tail.segments.len() > 2);
+    }
+
+    #[test]
     fn every_cursor_finds_exactly_the_events_after_it() {
         let (tail, frames) = tail(101, 1501, 300);
         for cursor in 100..=1502 {
