@@ -29,7 +29,7 @@ pub struct Followers {
 /// Names a connection in the log: the number of its worker, and a count. Packed, since beside an
 /// address, which is bytes, it would be followed by six that say nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(packed)]
+#[repr(Rust, packed)]
 pub struct ConnectionId(u64);
 
 impl ConnectionId {
