@@ -234,8 +234,8 @@ pub const ACCEPT_PAUSE_MS: u64 = 100;
 pub const ACCEPT_WARNING_SECONDS: u64 = 60;
 
 /// Streams for which a worker sets room aside when it starts, unless there can only be fewer: a hundred
-/// bytes each, which take no memory before they are used. A list that has to grow is made again of
-/// memory in which requests have been, all of which is resident, and moves.
+/// bytes each, which take no memory before they are used. A list that doubles moves, and what it then
+/// has to spare was found to be resident.
 pub const STREAMS_RESERVED_MAX: usize = 1 << 20;
 /// Connections that must have come to rest or gone before memory is given back for them: some
 /// hundred KiB of requests.
