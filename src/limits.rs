@@ -264,8 +264,9 @@ pub const DRAIN_PATIENCE_MS: u64 = 5_000;
 pub const TICK_MS: u64 = 10;
 /// Slots of the timer wheel (a lap is 41 s): a multiple of 64, for the bitmap.
 pub const WHEEL_SLOTS: usize = 4_096;
-/// How long a stream that is drained may take to accept its goodbye, in milliseconds. A goodbye is
-/// some twenty bytes: who has no room for them is not waited for.
+/// How long a stream that is drained, or in whose place there is a newer one, may take to come to the
+/// end of its event, and then to accept its goodbye, in milliseconds. A goodbye is some twenty to
+/// seventy bytes: who has no room for them is not waited for.
 pub const GOODBYE_MS_MAX: u64 = 1_000;
 /// Keepalives of this time go out together, in milliseconds: of 20,000 subscribers some sixty-five,
 /// for a fifth less than in steps of 20 ms. Longer ones would show as peaks.

@@ -5,7 +5,8 @@
 //! it is kept. Its one timer fires then at the latest ([`Hub::arm`]). From that time on it is
 //! *ending*: as soon as it stands between two frames it is told when to come back, and closed. In
 //! the middle of an event an old stream is waited for as long as it takes, and one of a server that
-//! goes down for [`GOODBYE_MS_MAX`](crate::limits::GOODBYE_MS_MAX).
+//! goes down, or in whose place there is a newer one, for
+//! [`GOODBYE_MS_MAX`](crate::limits::GOODBYE_MS_MAX).
 
 use std::time::Duration;
 
@@ -81,7 +82,8 @@ impl Hub {
         let subscriber = &self.subscribers[key];
         match (subscriber.phase, subscriber.ending) {
             // It has not even taken the goodbye, or what is to come before that.
-            (Phase::Closing, Some(reason)) | (_, Some(reason @ Reason::Drain)) => {
+            (Phase::Closing, Some(reason))
+            | (_, Some(reason @ (Reason::Drain | Reason::Limit))) => {
                 self.close(key, reason);
                 true
             }
@@ -106,7 +108,7 @@ impl Hub {
             return;
         }
         let wait = match reason {
-            Reason::Drain => GOODBYE_TICKS,
+            Reason::Drain | Reason::Limit => GOODBYE_TICKS,
             _ if subscriber.flags.has(Flags::STARVED) => STARVED_TICKS,
             _ => self.config.keepalive_ticks,
         };
@@ -117,6 +119,16 @@ impl Hub {
 
     /// The last that a stream says: when to come back.
     pub(super) fn goodbye(&mut self, key: u32, reason: Reason) -> Source {
+        let frame = self.last_words.remove(&key).unwrap_or_else(|| self.retry(reason));
+        let outbox = self.outboxes.insert(Outbox::frame(frame)) as u32;
+        self.subscribers[key].outbox = outbox;
+        self.subscribers.set_phase(key, Phase::Closing);
+        // It is closed after this, or when it does not take it.
+        self.wheel.arm(&mut self.subscribers, key, self.now.plus(GOODBYE_TICKS));
+        Source::Outbox(outbox)
+    }
+
+    fn retry(&mut self, reason: Reason) -> Vec<u8> {
         let drain_retry_ms_max = self.drain.map(|drain| drain.retry_ms_max);
         let retry_ms_max = match reason {
             Reason::Drain => drain_retry_ms_max.unwrap_or_default(),
@@ -125,35 +137,22 @@ impl Hub {
         let retry_ms = u64::from(self.random_below(retry_ms_max.saturating_add(1)));
         let mut frame = Vec::new();
         sse::retry(&mut frame, Duration::from_millis(retry_ms));
-        self.say_last(key, frame)
+        frame
     }
 
     /// Ends a stream in whose place there is a newer one, and says what there were too many of. Its
     /// client is to come back after a long time only: it would supersede the other in its turn.
     pub fn handle_superseded(&mut self, token: Token, retry: Duration, what: &str) {
         let Some(key) = self.subscribers.find(token) else { return };
-        let subscriber = &mut self.subscribers[key];
-        if subscriber.phase == Phase::Closing {
+        let subscriber = &self.subscribers[key];
+        let is_ending = matches!(subscriber.ending, Some(Reason::Drain | Reason::Limit));
+        if subscriber.phase == Phase::Closing || is_ending {
             return;
         }
-        if subscriber.flags.has(Flags::BLOCKED) || !subscriber.is_between_frames() {
-            self.close(key, Reason::Limit);
-            return;
-        }
-        subscriber.ending = Some(Reason::Limit);
         let mut frame = Vec::new();
         sse::refused(&mut frame, retry, what);
-        self.say_last(key, frame);
-        self.ready.push_back(key);
-    }
-
-    /// A stream is closed after this frame, or when it does not take it.
-    fn say_last(&mut self, key: u32, frame: Vec<u8>) -> Source {
-        let outbox = self.outboxes.insert(Outbox::frame(frame)) as u32;
-        self.subscribers[key].outbox = outbox;
-        self.subscribers.set_phase(key, Phase::Closing);
-        self.wheel.arm(&mut self.subscribers, key, self.now.plus(GOODBYE_TICKS));
-        Source::Outbox(outbox)
+        self.last_words.insert(key, frame);
+        self.begin_end(key, Reason::Limit);
     }
 }
 
@@ -185,16 +184,32 @@ fn share(subscriber: &Subscriber, bound: u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::{
-        event::{EventId, Timestamp},
-        hub::{HubConfig, HubLimits, Peer},
+        event::{
+            Event, EventId, EventType, Format, Json, Labels, RunId, Scope, Selection, Timestamp,
+        },
+        hub::{
+            History, HistoryReader, HubConfig, HubLimits, Moment, Peer, Start, Subscribe, ViewSpec,
+        },
+        journal::{CommittedBatch, CommittedEvent},
     };
 
     const SUBSCRIBERS: usize = 2_000;
     const KEEPALIVE_TICKS: u32 = 1_500;
 
     fn hub(lifetime_ticks: u32) -> Hub {
+        let mut hub = hub_at(EventId(0), lifetime_ticks);
+        for _ in 0..SUBSCRIBERS {
+            hub.subscribe_probe(Peer(0), false);
+        }
+        hub
+    }
+
+    /// One that nobody follows.
+    fn hub_at(seen: EventId, lifetime_ticks: u32) -> Hub {
         let config = HubConfig {
             keepalive_ticks: KEEPALIVE_TICKS,
             client_timeout_ticks: 6_000,
@@ -203,11 +218,7 @@ mod tests {
             seed: 1,
             limits: HubLimits::default(),
         };
-        let mut hub = Hub::new(config, Tick(0), EventId(0));
-        for _ in 0..SUBSCRIBERS {
-            hub.subscribe_probe(Peer(0), false);
-        }
-        hub
+        Hub::new(config, Tick(0), seen)
     }
 
     /// When each is closed, by whatever the hub says it waits for, and what each was told last.
@@ -270,5 +281,201 @@ mod tests {
     fn without_a_lifetime_none_ends() {
         let (ends, _) = ends(&mut hub(0), Tick(20_000));
         assert!(ends.is_empty());
+    }
+
+    // ---- last words ------------------------------------------------------------------------------
+
+    const RUN: RunId = RunId(1);
+    const LIFETIME_TICKS: u32 = 50;
+
+    /// What ends a stream, and how its last word begins.
+    type Ending = (fn(&mut Hub, Token), &'static str);
+
+    const ENDINGS: [Ending; 3] = [
+        (supersede, "retry: 30000\nevent: stream.refused\ndata: {\"reason\":\"run\"}\n\n"),
+        (drain, "retry: "),
+        (|hub, _| hub.handle_time(Tick(LIFETIME_TICKS + 5), Timestamp(0)), "retry: "),
+    ];
+
+    fn supersede(hub: &mut Hub, token: Token) {
+        hub.handle_superseded(token, Duration::from_secs(30), "run");
+    }
+
+    fn drain(hub: &mut Hub, _: Token) {
+        hub.handle_drain(0, 9);
+        hub.handle_time(Tick(1), Timestamp(0));
+    }
+
+    /// A stream of the run, from its beginning.
+    fn follow(hub: &mut Hub) -> Token {
+        let selection = Selection { scope: Scope::Runs([RUN].into()), types: None };
+        hub.subscribe(Subscribe {
+            peer: Peer(0),
+            is_local: false,
+            spec: ViewSpec { selection, format: Format::Envelope },
+            start: Start::After(EventId(0)),
+            greeting: Vec::new(),
+            heartbeat: false,
+            newest: hub.seen(),
+            unended: vec![RUN],
+        })
+    }
+
+    fn event(id: u64) -> Event {
+        Event {
+            id: EventId(id),
+            run_id: RUN,
+            seq: id,
+            event_type: EventType::new("A").unwrap(),
+            payload: Json::from_trusted(format!("\"{}\"", "x".repeat(1_000))),
+            created_at: Timestamp(id),
+        }
+    }
+
+    fn frame(id: u64) -> Vec<u8> {
+        let mut frame = Vec::new();
+        sse::event(&mut frame, &event(id).borrowed(), Format::Envelope);
+        frame
+    }
+
+    /// Sends once, and the socket takes so many bytes at most; gives what it took, and who is to be
+    /// told when it takes more.
+    fn send(hub: &mut Hub, max: usize) -> (Vec<u8>, Option<Token>) {
+        let mut plan = Vec::new();
+        hub.poll_sends(1, &mut plan);
+        let Some(outgoing) = plan.first() else { return (Vec::new(), None) };
+        let mut bytes = hub.bytes(outgoing).to_vec();
+        bytes.truncate(max);
+        let waits = hub.handle_sent(outgoing, Ok(bytes.len()));
+        (bytes, waits)
+    }
+
+    /// What comes until the stream ends, which it does. The journal has two events.
+    fn rest(hub: &mut Hub) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for _ in 0..100 {
+            answer_reads(hub);
+            bytes.extend(send(hub, usize::MAX).0);
+            if hub.poll_closed().is_some() {
+                hub.invariants();
+                return bytes;
+            }
+        }
+        panic!("it goes on: {}", String::from_utf8_lossy(&bytes));
+    }
+
+    fn answer_reads(hub: &mut Hub) {
+        while let Some(job) = hub.poll_history() {
+            let mut history = History { failed: false, ..History::failed(job.reader) };
+            match job.reader {
+                // Nobody finds his place in the tail.
+                HistoryReader::View { .. } => history.covered_after = job.upto,
+                HistoryReader::Chunk { after, .. } => {
+                    let ids = after.0 + 1..=2;
+                    history.events = ids.clone().count() as u32;
+                    history.bytes = ids.flat_map(frame).collect();
+                    history.scanned_to = EventId(2);
+                }
+            }
+            hub.handle_history(history);
+        }
+    }
+
+    /// A stream of a run that had two events before it, which reads the journal.
+    fn replaying() -> (Hub, Token) {
+        let mut hub = hub_at(EventId(2), LIFETIME_TICKS);
+        let token = follow(&mut hub);
+        (hub, token)
+    }
+
+    /// A stream that was there when the two events came.
+    fn live() -> (Hub, Token) {
+        let mut hub = hub_at(EventId(0), LIFETIME_TICKS);
+        let token = follow(&mut hub);
+        let labels = Arc::new(Labels { project: None, session: None });
+        let events = [1, 2]
+            .map(|id| CommittedEvent { event: event(id), labels: Arc::clone(&labels) })
+            .into();
+        let batch = CommittedBatch { last_id: EventId(2), events, deleted: Vec::new() };
+        hub.handle_committed(&batch, Moment::default());
+        (hub, token)
+    }
+
+    #[test]
+    fn who_is_inside_an_event_gets_the_rest_of_it_and_a_last_word() {
+        for (end, last_word) in ENDINGS {
+            for stream in [live, replaying] {
+                let (mut hub, token) = stream();
+                answer_reads(&mut hub);
+                let (mut bytes, waits) = send(&mut hub, 100);
+                assert_eq!((bytes.len(), waits), (100, Some(token)));
+                end(&mut hub, token);
+                hub.invariants();
+                assert_eq!((hub.poll_closed(), send(&mut hub, 100)), (None, (Vec::new(), None)));
+                hub.handle_writable(token);
+                bytes.extend(rest(&mut hub));
+                let frames = [frame(1), frame(2)].concat();
+                let said = bytes.strip_prefix(&*frames).expect("both events are whole");
+                assert!(said.starts_with(last_word.as_bytes()), "{}", said.escape_ascii());
+            }
+        }
+    }
+
+    #[test]
+    fn who_waits_for_history_goes_at_once_with_a_last_word() {
+        for (end, last_word) in ENDINGS {
+            for has_chunk_coming in [false, true] {
+                let (mut hub, token) = replaying();
+                if has_chunk_coming {
+                    // The view is filled, and the chunk is asked for and does not come.
+                    let job = hub.poll_history().expect("the view's");
+                    let covered_after = job.upto;
+                    let nothing = History::failed(job.reader);
+                    hub.handle_history(History { failed: false, covered_after, ..nothing });
+                    hub.poll_history().expect("the chunk's");
+                }
+                end(&mut hub, token);
+                let (said, _) = send(&mut hub, usize::MAX);
+                assert!(said.starts_with(last_word.as_bytes()), "{}", said.escape_ascii());
+                assert_eq!(send(&mut hub, usize::MAX), (Vec::new(), None));
+                assert!(hub.poll_closed().is_some());
+                hub.invariants();
+            }
+        }
+    }
+
+    #[test]
+    fn who_takes_nothing_is_not_waited_for() {
+        for (end, _) in &ENDINGS[..2] {
+            for stream in [live, replaying] {
+                let (mut hub, token) = stream();
+                answer_reads(&mut hub);
+                send(&mut hub, 100);
+                end(&mut hub, token);
+                let began = hub.now;
+                hub.handle_time(began.plus(GOODBYE_TICKS - 1), Timestamp(0));
+                assert_eq!(hub.poll_closed(), None);
+                hub.handle_time(began.plus(GOODBYE_TICKS), Timestamp(0));
+                assert!(hub.poll_closed().is_some());
+                hub.invariants();
+            }
+        }
+    }
+
+    #[test]
+    fn one_that_waits_to_go_for_its_age_has_to_hurry_when_a_newer_one_comes() {
+        let (mut hub, token) = live();
+        send(&mut hub, 100);
+        let (grow_old, _) = ENDINGS[2];
+        grow_old(&mut hub, token);
+        hub.handle_time(hub.now.plus(GOODBYE_TICKS), Timestamp(0));
+        assert_eq!(hub.poll_closed(), None);
+        supersede(&mut hub, token);
+        supersede(&mut hub, token);
+        hub.handle_drain(10_000, 9);
+        hub.invariants();
+        hub.handle_time(hub.now.plus(GOODBYE_TICKS), Timestamp(0));
+        assert_eq!(hub.poll_closed().map(|closed| closed.reason), Some(Reason::Limit));
+        hub.invariants();
     }
 }

@@ -44,7 +44,7 @@ mod timers;
 mod token;
 mod view;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use rustix::io::Errno;
 use slab::Slab;
@@ -253,6 +253,8 @@ pub struct Hub {
     closed: Vec<Closed>,
     random: u64,
     drain: Option<Drain>,
+    /// What those are told that are ending and have to hear more than when to come back.
+    last_words: HashMap<u32, Vec<u8>>,
     counts: Counts,
     /// When the batch that is taken in was committed.
     committed_at: Moment,
@@ -293,6 +295,7 @@ impl Hub {
             jobs: VecDeque::new(),
             closed: Vec::new(),
             drain: None,
+            last_words: HashMap::new(),
             counts: Counts::default(),
             committed_at: Moment::default(),
             unweighed: Unweighed::new(),
@@ -496,6 +499,9 @@ impl Hub {
         if subscriber.outbox != NONE {
             self.outboxes.remove(subscriber.outbox as usize);
         }
+        if subscriber.ending == Some(Reason::Limit) {
+            self.last_words.remove(&key);
+        }
         if subscriber.view != NONE {
             self.leave(subscriber.view, subscriber.slot);
         }
@@ -645,6 +651,10 @@ impl Hub {
             assert!(subscriber.phase != Phase::Filling || is_filling);
         }
         assert_eq!(frames, self.outboxes.len(), "no outbox without an owner");
+        for key in self.last_words.keys() {
+            let Subscriber { ending, phase, .. } = &self.subscribers[*key];
+            assert!(*ending == Some(Reason::Limit) && *phase != Phase::Closing);
+        }
         self.chunks.invariants(self.outboxes.iter().filter_map(|(_, outbox)| match outbox {
             Outbox::Chunk { chunk, .. } => Some(chunk),
             Outbox::Frame { .. } => None,

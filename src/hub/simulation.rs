@@ -106,6 +106,7 @@ struct Coverage {
     grown_old_inside_an_event: u64,
     superseded: u64,
     superseded_with_a_word: u64,
+    superseded_inside_with_a_word: u64,
 }
 
 impl Coverage {
@@ -129,6 +130,7 @@ impl Coverage {
         self.cursors += other.cursors;
         self.superseded += other.superseded;
         self.superseded_with_a_word += other.superseded_with_a_word;
+        self.superseded_inside_with_a_word += other.superseded_inside_with_a_word;
         self.starved += other.starved;
         self.weighed += other.weighed;
         self.grown_old += other.grown_old;
@@ -151,9 +153,11 @@ struct Client {
     blocked: Option<Tick>,
     /// Since when the kernel has had no memory for it, and tells no edge.
     starved: Option<Tick>,
+    has_starved: bool,
     silent_since: Tick,
     opened: Tick,
-    superseded: Option<Tick>,
+    /// When a newer stream took its place, and whether it stood inside an event then.
+    superseded: Option<(Tick, bool)>,
 }
 
 #[derive(Debug)]
@@ -673,6 +677,7 @@ impl World {
             error: None,
             blocked: None,
             starved: None,
+            has_starved: false,
             silent_since: self.now,
             opened: self.now,
             superseded: None,
@@ -706,7 +711,7 @@ impl World {
     fn supersede(&mut self) {
         let Some(peer) = self.any_client() else { return };
         let client = self.clients.get_mut(&peer).unwrap();
-        client.superseded.get_or_insert(self.now);
+        client.superseded.get_or_insert((self.now, !client.twin.pending.is_empty()));
         self.hub.handle_superseded(client.token, std::time::Duration::from_secs(30), "run");
         self.reap();
     }
@@ -750,7 +755,7 @@ impl World {
             let waits = client.blocked.is_some() && client.starved.is_none();
             if waits && is_writable && (all || self.rng.random_bool(0.7)) {
                 if self.rng.random_ratio(1, 50) {
-                    client.starved = Some(self.now);
+                    (client.starved, client.has_starved) = (Some(self.now), true);
                     self.hub.handle_unwatched(client.token);
                     continue;
                 }
@@ -840,7 +845,7 @@ impl World {
             let watched = self.hub.handle_sent(outgoing, result);
             assert!(watched.is_none_or(|token| token == client.token && !is_starved));
             if is_starved {
-                client.starved = Some(self.now);
+                (client.starved, client.has_starved) = (Some(self.now), true);
                 self.coverage.starved += 1;
             }
             if watched.is_some() || is_starved {
@@ -866,9 +871,10 @@ impl World {
             self.hub.config.client_timeout_ticks + if may_be_ending { GOODBYE_TICKS } else { 0 };
         for client in self.clients.values() {
             let interval = if client.twin.spec.is_none() { PROBE_TICKS } else { interval };
-            if let Some(superseded) = client.superseded {
+            if let Some((superseded, _)) = client.superseded {
                 let is_open = self.hub.peer(client.token).is_some();
-                let is_late = superseded.until(self.now) > GOODBYE_TICKS + STARVED_TICKS;
+                // So long for the event that it is in, and so long for its last word.
+                let is_late = superseded.until(self.now) > 2 * GOODBYE_TICKS + STARVED_TICKS;
                 assert!(!(is_open && is_late), "superseded, and still there: {client:?}");
                 continue;
             }
@@ -959,9 +965,16 @@ impl World {
                     self.coverage.grown_old_inside_an_event += u64::from(is_late);
                 }
                 Reason::Limit => {
-                    assert!(client.superseded.is_some());
+                    let (superseded, was_inside) = client.superseded.expect("by somebody");
+                    let has_waited = superseded.until(self.now) >= GOODBYE_TICKS;
+                    let takes_nothing = client.blocked.is_some() || client.has_starved;
+                    // A local peer that has taken nothing for long has had its time.
+                    let is_cut_off = takes_nothing || twin.is_local;
+                    assert!(twin.said_goodbye || has_waited || is_cut_off, "{client:?}");
                     self.coverage.superseded += 1;
-                    self.coverage.superseded_with_a_word += u64::from(twin.said_goodbye);
+                    let said = u64::from(twin.said_goodbye);
+                    self.coverage.superseded_with_a_word += said;
+                    self.coverage.superseded_inside_with_a_word += said * u64::from(was_inside);
                 }
                 Reason::Drain => assert!(self.is_draining),
             }

@@ -144,7 +144,9 @@ impl Hub {
         let subscriber = &self.subscribers[key];
         let flags = subscriber.flags;
         let is_closing = subscriber.phase == Phase::Closing;
-        if !flags.has(Flags::LOCAL) || !flags.has(Flags::BLOCKED) || is_closing {
+        // It is not the peer for which a starved one waits.
+        let is_starved = flags.has(Flags::STARVED);
+        if !flags.has(Flags::LOCAL) || !flags.has(Flags::BLOCKED) || is_starved || is_closing {
             return;
         }
         let limit = subscriber.last_sent.plus(self.config.client_timeout_ticks);
