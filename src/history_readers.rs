@@ -28,6 +28,8 @@ struct Queue {
 #[derive(Default)]
 struct State {
     jobs: VecDeque<HistoryJob>,
+    /// Threads that have nothing to do.
+    idle: usize,
     closed: bool,
 }
 
@@ -93,6 +95,12 @@ impl HistoryReaders {
         self.queue.state().jobs.len()
     }
 
+    /// Whether a read that is submitted now is done at once.
+    pub fn has_idle(&self) -> bool {
+        let state = self.queue.state();
+        state.idle > state.jobs.len()
+    }
+
     /// Drops the reads that are waiting, and returns when those under way have ended.
     pub fn close(&self) {
         let waiting = {
@@ -140,7 +148,9 @@ impl Queue {
             if state.closed {
                 return None;
             }
+            state.idle += 1;
             state = self.arrived.wait(state).expect("no one panics while holding the lock");
+            state.idle -= 1;
         }
     }
 }
@@ -173,6 +183,39 @@ mod tests {
         assert_eq!(done, (0..100).collect::<Vec<_>>());
         readers.close();
         assert!(readers.submit(Box::new(|_, _| {})).is_err());
+    }
+
+    #[test]
+    fn it_is_known_whether_a_read_would_wait() {
+        let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+        let readers = HistoryReaders::start(&store, &Arc::default(), &Arc::default(), 2).unwrap();
+        let (sender, begun) = mpsc::channel();
+        let wait_for = |is_idle| {
+            while readers.has_idle() != is_idle {
+                std::thread::yield_now();
+            }
+        };
+        // Each thread is idle once it has come up.
+        wait_for(true);
+        let hold = || {
+            let (go_on, told) = mpsc::channel::<()>();
+            let sender = sender.clone();
+            let job: HistoryJob = Box::new(move |_, _| {
+                sender.send(()).unwrap();
+                let _ = told.recv();
+            });
+            assert!(readers.submit(job).is_ok());
+            begun.recv().unwrap();
+            go_on
+        };
+        let first = hold();
+        wait_for(true);
+        let second = hold();
+        assert!(!readers.has_idle(), "nobody waits, and all are busy");
+        assert_eq!(readers.depth(), 0);
+        drop(second);
+        wait_for(true);
+        drop(first);
     }
 
     #[test]

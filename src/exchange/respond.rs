@@ -172,10 +172,10 @@ async fn list_runs(worker: &Rc<Worker>, head: &RequestHead) -> Result<Response, 
     .await
 }
 
-/// The first event that is kept. While reads wait nobody looks, since an operator is not to wait
-/// behind them: then it is what is known, an id below which there is none.
+/// The first event that is kept. While all readers are busy nobody looks, since an operator is not to
+/// wait behind others: then it is what is known, an id below which there is none.
 async fn first_kept(worker: &Worker) -> Option<EventId> {
-    if worker.shared.readers.depth() == 0
+    if worker.shared.readers.has_idle()
         && let Ok(Ok(first)) = read(worker, history::first_kept).await
     {
         return first;
