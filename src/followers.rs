@@ -1,5 +1,5 @@
 //! Who follows the streams of a worker: what is counted and logged of them when a stream is resumed
-//! or ends, and of those who are refused.
+//! or ends, and of those who are refused, or ask for what cannot be read.
 //!
 //! The hub knows no client, so this lies beside it, by the place of a stream's token. Clients can cause
 //! any number of these lines, so each kind of them has a budget.
@@ -12,6 +12,7 @@ use crate::{
     event::EventId,
     histogram::raise,
     hub::{Closed, Reason, Token},
+    journal::store::StoreError,
     limits::TICK_MS,
     logging::{Budgets, Kind},
     route::{TEMPLATES, template_number},
@@ -132,6 +133,13 @@ impl Followers {
         self.stats.note_refusal(refusal);
         if self.may_log(uptime, Kind::Refused) {
             log::warn!(client:%, reason = refusal.as_str(); "connection refused");
+        }
+    }
+
+    /// Somebody wants history that is not to be had.
+    pub fn note_unreadable(&mut self, uptime: Duration, error: &StoreError) {
+        if self.may_log(uptime, Kind::Unreadable) {
+            log::error!("history cannot be read: {error}");
         }
     }
 

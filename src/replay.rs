@@ -7,14 +7,21 @@ use crate::{
     journal::{
         catalog::Catalog,
         history::{HistoryRequest, read_end_start, read_forward},
-        store::Store,
+        store::{Store, StoreError},
     },
     limits::{REPLAY_CHUNK_BYTES, REPLAY_CHUNK_VALUES_MAX, TAIL_FILL_BYTES, TAIL_FILL_VALUES_MAX},
     wire::sse,
 };
 
 /// Does one job. It waits for the disk: never call it on an event loop.
-pub fn read(store: &dyn Store, catalog: &RwLock<Catalog>, job: &HistoryJob) -> History {
+///
+/// # Errors
+/// When the store cannot be read, or a value is not as it was written.
+pub fn read(
+    store: &dyn Store,
+    catalog: &RwLock<Catalog>,
+    job: &HistoryJob,
+) -> Result<History, StoreError> {
     let selection = &job.spec.selection;
     let (after, bytes_max, values_max) = match job.reader {
         HistoryReader::Chunk { after, .. } => {
@@ -48,19 +55,13 @@ pub fn read(store: &dyn Store, catalog: &RwLock<Catalog>, job: &HistoryJob) -> H
     });
     // It is kept for a while, and counted by its length.
     bytes.shrink_to_fit();
-    match read {
-        Ok((covered_after, read)) => History {
-            reader: job.reader,
-            bytes,
-            events,
-            covered_after,
-            scanned_to: read.scanned_to,
-            truncated: read.truncated.is_some(),
-            failed: false,
-        },
-        Err(error) => {
-            log::error!("history cannot be read: {error}");
-            History::failed(job.reader)
-        }
-    }
+    read.map(|(covered_after, read)| History {
+        reader: job.reader,
+        bytes,
+        events,
+        covered_after,
+        scanned_to: read.scanned_to,
+        truncated: read.truncated.is_some(),
+        failed: false,
+    })
 }

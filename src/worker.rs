@@ -38,8 +38,15 @@ use crate::{
     event::{EventId, RunId},
     followers::{ConnectionId, Follower, Followers},
     history_readers::{HistoryJob as ReadJob, HistoryReaders},
-    hub::{Counts, History, HistoryJob, Hub, HubConfig, HubLimits, Moment, Outgoing, Peer, Token},
-    journal::{CommittedBatch, Write, WriteError, WriteResult, catalog::Catalog, store::Store},
+    hub::{
+        Counts, History, HistoryJob, HistoryReader, Hub, HubConfig, HubLimits, Moment, Outgoing,
+        Peer, Token,
+    },
+    journal::{
+        CommittedBatch, Write, WriteError, WriteResult,
+        catalog::Catalog,
+        store::{Store, StoreError},
+    },
     journal_writer::Place,
     limits::{
         GIVE_BACK_CONNECTIONS_MIN, GIVE_BACK_WAIT_MS, READ_BYTES, SEND_SLICE_MAX, SEND_SLICE_MIN,
@@ -63,6 +70,8 @@ pub enum Letter {
     Read(Ticket, Box<dyn Any + Send>),
     /// A reader has history for a stream.
     History(History),
+    /// It could not be read.
+    Unreadable(HistoryReader, StoreError),
     /// A newer stream has taken the place of one of this worker's.
     Superseded(Token, Refusal),
     /// The server is going down.
@@ -430,6 +439,13 @@ impl Worker {
         self.followers.borrow_mut().note_refusal(self.uptime(), refusal, client);
     }
 
+    /// Somebody wants history that is not to be had.
+    pub fn note_unreadable(&self, error: &StoreError) {
+        self.followers.borrow_mut().note_unreadable(self.uptime(), error);
+        // It may be what was left out that is to be told.
+        self.bell.ring();
+    }
+
     /// Has each of these streams closed by its worker.
     pub fn supersede(&self, superseded: Vec<Superseded>) {
         for Superseded { worker, token, refusal } in superseded {
@@ -573,6 +589,10 @@ impl Worker {
                 self.reads.borrow_mut().remove(ticket).keep(found);
             }
             Letter::History(history) => self.hub.borrow_mut().handle_history(history),
+            Letter::Unreadable(reader, error) => {
+                self.note_unreadable(&error);
+                self.hub.borrow_mut().handle_history(History::failed(reader));
+            }
             Letter::Superseded(token, refusal) => {
                 self.close_superseded(&mut self.hub.borrow_mut(), token, refusal);
             }
@@ -644,7 +664,10 @@ impl Worker {
         let mailbox = Arc::clone(&self.mailbox);
         let reader = job.reader;
         let work = move |store: &dyn Store, catalog: &RwLock<Catalog>| {
-            mailbox.post(Letter::History(replay::read(store, catalog, &job)));
+            mailbox.post(match replay::read(store, catalog, &job) {
+                Ok(history) => Letter::History(history),
+                Err(error) => Letter::Unreadable(reader, error),
+            });
         };
         if self.shared.readers.submit(Box::new(work)).is_err() {
             hub.handle_history(History::failed(reader));

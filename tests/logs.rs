@@ -4,6 +4,7 @@ mod support;
 
 use std::{
     collections::BTreeMap,
+    fs,
     io::{Read as _, Write as _},
     net::Shutdown,
     process::Command,
@@ -11,7 +12,11 @@ use std::{
 };
 
 use serde_json::Value;
-use support::{Client, Server, eventually, http::request, server};
+use support::{
+    Client, Server, eventually,
+    http::{find, request},
+    server,
+};
 use tidewheel::limits::{LOG_LINES_BURST, LOG_QUEUE_BYTES_MAX};
 
 /// The keys and values of a line in logfmt.
@@ -153,6 +158,59 @@ fn a_flood_of_streams_does_not_fill_the_log() {
     }
     let ended = lines(&server, "stream ended").len();
     assert!(ended >= LOG_LINES_BURST as usize && ended < opened, "{ended} of {opened}");
+}
+
+#[test]
+fn what_cannot_be_read_does_not_fill_the_log() {
+    let mut server = Server::with(&["--window-bytes", "200KB"]);
+    let run = server.new_run();
+    let needle = format!("\"needle{}\"", "x".repeat(20_000));
+    let ids: Vec<u64> = (0..20).map(|_| server.append(run, "A", &needle)).collect();
+    eventually("a window is made", || {
+        server.append(run, "A", &needle);
+        let moved_through = server.json("/worker")["journal"]["moved_through"].as_u64();
+        moved_through.is_some_and(|id| id >= ids[19]).then_some(())
+    });
+    assert!(server.terminate().success());
+    // As a bad disk would: what was written there is something else.
+    let path = server.journal().join("journal/store.redb");
+    let mut bytes = fs::read(&path).expect("it is there");
+    let mut from = 0;
+    while let Some(at) = find(&bytes[from..], b"needle") {
+        bytes[from + at] ^= 4;
+        from += at + 1;
+    }
+    assert!(from > 0);
+    fs::write(&path, bytes).expect("it is ours");
+    server.start_again();
+
+    let kind = "history cannot be read";
+    let line = format!("level=error module=followers msg=\"{kind}: ");
+    let written = || server.log().matches(&line).count() as u64;
+    server.stream(&format!("/runs/{run}/events/stream?after_id=0")).read_to_end();
+    let ended = eventually("it is told", || lines(&server, "stream ended").pop());
+    assert_eq!(ended["reason"], "error");
+    let of_stream = written();
+    assert!(of_stream > 0, "a stream has its share in it");
+    let mut client = server.client();
+    let page = format!("/runs/{run}/events?limit=1000");
+    let mut asked = 0;
+    // As long as it takes to use up what may be logged.
+    while lines(&server, "log lines left out").is_empty() {
+        assert!(asked < 20 * LOG_LINES_BURST, "all of them are logged");
+        for _ in 0..100 {
+            let problem = client.request("GET", &page, &[], "").expect(503).problem();
+            assert_eq!(problem["type"], "urn:tidewheel:problem:unreadable");
+            asked += 1;
+        }
+    }
+    eventually("every line was written or counted", || {
+        let left_out = lines(&server, "log lines left out");
+        assert!(left_out.iter().all(|line| line["kind"] == kind));
+        let left_out = left_out.iter().map(|line| line["lines"].parse::<u64>().unwrap());
+        (written() + left_out.sum::<u64>() == of_stream + asked).then_some(())
+    });
+    assert!((LOG_LINES_BURST..asked).contains(&written()), "{} of {asked}", written());
 }
 
 #[test]

@@ -216,7 +216,7 @@ async fn list_events(
             let found = read(worker, move |store, catalog| page(store, catalog, run, &query, from));
             match found.await {
                 Err(problem) => break Err(problem),
-                Ok(Err(error)) => break Err(unreadable(&error)),
+                Ok(Err(error)) => break Err(unreadable(worker, &error)),
                 Ok(Ok(None)) => break Ok(answer::no_such_run(run)),
                 // A filter may have passed nothing of what there is.
                 Ok(Ok(Some((page, scanned_to)))) if page.says_nothing() && !must_answer => {
@@ -345,7 +345,7 @@ fn page(
     }
 }
 
-fn unreadable(error: &StoreError) -> Problem {
-    log::error!("history cannot be read: {error}");
+fn unreadable(worker: &Worker, error: &StoreError) -> Problem {
+    worker.note_unreadable(error);
     Problem::new(503).of_type("unreadable", "The journal cannot be read")
 }

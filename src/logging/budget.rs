@@ -16,11 +16,14 @@ pub enum Kind {
     Timeout,
     /// `connection refused`
     Refused,
+    /// `history cannot be read`
+    Unreadable,
 }
 
 impl Kind {
     /// Every one, in the order of their numbers.
-    pub const ALL: [Kind; 4] = [Kind::Ended, Kind::Resumed, Kind::Timeout, Kind::Refused];
+    pub const ALL: [Kind; 5] =
+        [Kind::Ended, Kind::Resumed, Kind::Timeout, Kind::Refused, Kind::Unreadable];
 
     /// The message of its lines.
     pub fn message(self) -> &'static str {
@@ -29,6 +32,7 @@ impl Kind {
             Kind::Resumed => "stream resumed",
             Kind::Timeout => "keepalive timeout",
             Kind::Refused => "connection refused",
+            Kind::Unreadable => "history cannot be read",
         }
     }
 }
