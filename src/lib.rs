@@ -5,6 +5,7 @@
 pub mod admission;
 pub mod allocator;
 pub mod api;
+pub mod arrivals;
 pub mod cli;
 pub mod client;
 pub mod client_address;

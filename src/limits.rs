@@ -208,6 +208,9 @@ pub const UNSENT_BYTES_MAX: u32 = 64 * 1024;
 pub const ACCEPT_BATCH_MAX: usize = 64;
 /// Connections that may wait in the kernel to be accepted: enough for a storm of reconnects.
 pub const LISTEN_BACKLOG: i32 = 65_535;
+/// How long a server that stops listening waits for those who are about to connect, in milliseconds:
+/// a client's acknowledgement is there after one round trip, and few of them take longer.
+pub const HANDSHAKE_MS: u64 = 300;
 /// How long a server that starts waits for its address to become free, in milliseconds.
 pub const BIND_PATIENCE_MS: u64 = 1_000;
 /// How often an `io_uring` for which there is not enough locked memory is tried again: that of a

@@ -12,10 +12,7 @@
 use std::{
     io,
     net::{SocketAddr, ToSocketAddrs},
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::net::UnixStream,
-    },
+    os::{fd::OwnedFd, unix::net::UnixStream},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{
@@ -40,10 +37,11 @@ use socket2::SockRef;
 use crate::{
     admission::Admissions,
     allocator,
+    arrivals::{Entrance, Listening},
     clock::Clock,
     config::{IoChoice, Listen, Settings},
     driver::IoDriver,
-    event_loop::{self, Listening, Start},
+    event_loop::{self, Start},
     history_readers::HistoryReaders,
     journal::CommittedBatch,
     journal_keeper::Retention,
@@ -136,11 +134,11 @@ fn serve(settings: Settings) -> Result<(), ServerError> {
         .start(Arc::clone(&clock), settings.durability, retention, listeners(&mailboxes))
         .map_err(system("cannot start the journal writer"))?;
     let mut bound = match inherited.http {
-        Some(socket) => inherit(&socket, worker_count, settings.client_timeout)?,
+        Some(socket) => inherit(socket, settings.client_timeout)?,
         None => bind_patiently(&settings.listen, worker_count, settings.client_timeout)?,
     };
     let mut admin = match (inherited.admin, &settings.admin_listen.0) {
-        (Some(socket), _) => Some(inherit(&socket, 1, settings.client_timeout)?),
+        (Some(socket), _) => Some(inherit(socket, settings.client_timeout)?),
         (None, Some(listen)) => Some(bind_patiently(listen, 1, settings.client_timeout)?),
         (None, None) => None,
     };
@@ -171,7 +169,7 @@ fn serve(settings: Settings) -> Result<(), ServerError> {
     });
     let listeners = Listeners {
         address: bound.address.clone(),
-        http: bound.listening(),
+        http: bound.entrances(worker_count).map_err(system("cannot make a mailbox"))?,
         admin: admin.as_mut().and_then(|admin| admin.listening().pop()),
     };
     let outcome = run_workers(&shared, listeners, &mailboxes, signals);
@@ -228,7 +226,7 @@ enum Stage {
 struct Listeners {
     address: String,
     /// One for each worker.
-    http: Vec<Listening>,
+    http: Vec<Entrance>,
     /// The first worker has the address for administration.
     admin: Option<Listening>,
 }
@@ -243,10 +241,10 @@ fn run_workers(
     watch_signals(signals, tell.clone()).map_err(system("cannot start a thread"))?;
     let Listeners { address, http, admin: mut admin_listener } = listeners;
     let mut threads: Vec<Option<JoinHandle<()>>> = Vec::new();
-    for (id, listener) in http.into_iter().enumerate() {
+    for (id, entrance) in http.into_iter().enumerate() {
         let mailboxes = Arc::clone(mailboxes);
         let admin_listener = admin_listener.take();
-        let start = Start { id, listener, admin_listener, mailboxes, shared: Arc::clone(shared) };
+        let start = Start { id, entrance, admin_listener, mailboxes, shared: Arc::clone(shared) };
         let tell = tell.clone();
         let thread = std::thread::Builder::new()
             .name(format!("worker-{id}"))
@@ -373,7 +371,7 @@ fn room_for_connections(settings: &Settings, files_max: u64) -> (usize, usize) {
     (count(connections), count(surplus))
 }
 
-/// Sockets that listen, one for each worker.
+/// Sockets that listen: one for each worker, or one for all.
 struct Bound {
     address: String,
     listeners: Vec<OwnedFd>,
@@ -388,37 +386,40 @@ impl Bound {
         let is_inherited = self.is_inherited;
         self.listeners.drain(..).map(|socket| Listening { socket, is_inherited }).collect()
     }
+
+    /// Where the connections of each worker come from.
+    fn entrances(&mut self, workers: usize) -> io::Result<Vec<Entrance>> {
+        let mut listening = self.listening();
+        // The first worker has the one for all.
+        let without = workers - listening.len();
+        let others: Vec<_> =
+            (0..without).map(|_| Mailbox::new().map(Arc::new)).collect::<io::Result<_>>()?;
+        let first = Entrance::Socket(listening.remove(0), others.clone());
+        let more = listening.into_iter().map(|socket| Entrance::Socket(socket, Vec::new()));
+        let shares = others.into_iter().map(Entrance::Share);
+        Ok(std::iter::once(first).chain(more).chain(shares).collect())
+    }
 }
 
-/// Takes over a socket that listens already: one queue, from which all workers take.
-fn inherit(
-    socket: &OwnedFd,
-    workers: usize,
-    client_timeout: Duration,
-) -> Result<Bound, ServerError> {
-    let reference = SockRef::from(socket);
+/// Takes over a socket that listens already: one for all workers.
+fn inherit(socket: OwnedFd, client_timeout: Duration) -> Result<Bound, ServerError> {
+    let reference = SockRef::from(&socket);
     let address = reference.local_addr().map_err(ServerError::Inherited)?;
     let prepare = || {
         reference.set_nonblocking(true)?;
         if address.as_socket().is_some() {
-            prepare_connections(socket, client_timeout)?;
+            prepare_connections(&socket, client_timeout)?;
         }
         // It listens; this only says for how many there is room.
-        rustix::net::listen(socket, LISTEN_BACKLOG)?;
-        shared_by(socket, workers)
+        Ok(rustix::net::listen(&socket, LISTEN_BACKLOG)?)
     };
-    let listeners = prepare().map_err(ServerError::Inherited)?;
+    prepare().map_err(ServerError::Inherited)?;
     let address = match (address.as_socket(), address.as_pathname()) {
         (Some(address), _) => address.to_string(),
         (None, Some(path)) => format!("unix:{}", path.display()),
         (None, None) => "unix:@".to_owned(),
     };
-    Ok(Bound { address, listeners, socket_path: None, is_inherited: true })
-}
-
-/// The same socket for each worker.
-fn shared_by(socket: &OwnedFd, workers: usize) -> io::Result<Vec<OwnedFd>> {
-    (0..workers).map(|_| socket.as_fd().try_clone_to_owned()).collect()
+    Ok(Bound { address, listeners: vec![socket], socket_path: None, is_inherited: true })
 }
 
 /// Binds, and waits a little for the address: the kernel lets go of a listening socket some
@@ -457,7 +458,7 @@ fn bind(listen: &Listen, workers: usize, client_timeout: Duration) -> io::Result
             }
             Err(last)
         }
-        Listen::Unix(path) => bind_unix(path, workers),
+        Listen::Unix(path) => bind_unix(path),
     }
 }
 
@@ -502,8 +503,8 @@ fn prepare_connections(listener: &OwnedFd, client_timeout: Duration) -> io::Resu
     SockRef::from(listener).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)
 }
 
-/// A `unix:` socket is one queue that all workers take from.
-fn bind_unix(path: &Path, workers: usize) -> io::Result<Bound> {
+/// A `unix:` socket is one for all workers.
+fn bind_unix(path: &Path) -> io::Result<Bound> {
     let address = SocketAddrUnix::new(path)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
@@ -515,9 +516,13 @@ fn bind_unix(path: &Path, workers: usize) -> io::Result<Bound> {
         other => other?,
     }
     rustix::net::listen(&socket, LISTEN_BACKLOG)?;
-    let listeners = shared_by(&socket, workers)?;
     let address = format!("unix:{}", path.display());
-    Ok(Bound { address, listeners, socket_path: Some(path.to_owned()), is_inherited: false })
+    Ok(Bound {
+        address,
+        listeners: vec![socket],
+        socket_path: Some(path.to_owned()),
+        is_inherited: false,
+    })
 }
 
 /// Whether a socket is there on which nobody listens: one that a killed server has left.
@@ -536,7 +541,7 @@ mod tests {
         let timeout = Duration::from_millis(4_321);
         let handed_over = TcpListener::bind("127.0.0.1:0").unwrap().into();
         let bind = |workers| bind_tcp(([127, 0, 0, 1], 0).into(), workers, timeout).unwrap();
-        for bound in [bind(1), bind(2), inherit(&handed_over, 2, timeout).unwrap()] {
+        for bound in [bind(1), bind(2), inherit(handed_over, timeout).unwrap()] {
             let _client = TcpStream::connect(&bound.address).unwrap();
             let mut accepted = None;
             while accepted.is_none() {

@@ -17,11 +17,12 @@ use serde_json::Value;
 use support::{Client, eventually};
 use tidewheel::{
     admission::Admissions,
+    arrivals::{Entrance, Listening},
     clock::Clock,
     config::{Durability, Settings},
     driver::IoDriver,
     event::EventId,
-    event_loop::{self, Listening, Start},
+    event_loop::{self, Start},
     history_readers::HistoryReaders,
     journal::{
         memory::MemoryStore,
@@ -130,7 +131,10 @@ impl Served {
         let address = listener.local_addr().unwrap();
         let start = Start {
             id: 0,
-            listener: Listening { socket: listener.into(), is_inherited: false },
+            entrance: Entrance::Socket(
+                Listening { socket: listener.into(), is_inherited: false },
+                Vec::new(),
+            ),
             admin_listener: None,
             mailboxes: [Arc::clone(&mailbox)].into(),
             shared: Arc::clone(&shared),

@@ -15,6 +15,7 @@ const LAYERS: [(&str, &[&str]); 4] = [
         "shell",
         &[
             "allocator",
+            "arrivals",
             "cli",
             "client",
             "clock",
@@ -53,8 +54,8 @@ const RESERVED: [(&str, &[&str]); 9] = [
     (
         "rustix::net",
         &[
+            "arrivals.rs",
             "deadlines.rs",
-            "event_loop.rs",
             "exchange/",
             "server.rs",
             "service_manager.rs",

@@ -459,6 +459,71 @@ fn a_crowd_is_drained_over_the_window_and_misses_nothing() {
     assert_spread("told to wait", &waits, BACKOFF_MAX_MS);
 }
 
+// ---- the moment of stopping ------------------------------------------------------------------------
+
+/// Who connects and asks within this time is served, also when the server has just begun to drain: it
+/// hears whoever connects then for 300 ms more, and leaves each a second to ask.
+const PROMPT: Duration = Duration::from_millis(500);
+
+/// Connects again and again until nobody listens. Gives how many of those who asked at once were let
+/// in and not answered.
+fn knock(at: &At, answered: &AtomicUsize) -> usize {
+    let mut lost = 0;
+    loop {
+        let began = Instant::now();
+        let mut client = match at.connect() {
+            Ok(client) => client,
+            Err(error) => match error.kind() {
+                ErrorKind::ConnectionRefused | ErrorKind::NotFound => return lost,
+                _ => panic!("neither let in nor refused: {error}"),
+            },
+        };
+        let asked = client.try_send(request("GET", "/health", &[("Connection", "close")], ""));
+        let was_prompt = began.elapsed() < PROMPT;
+        match asked.and_then(|()| client.try_answer_to("GET")) {
+            Ok(answer) => {
+                answer.expect(200);
+                answered.fetch_add(1, SeqCst);
+            }
+            Err(_) => lost += usize::from(was_prompt),
+        }
+    }
+}
+
+#[test]
+fn whoever_connects_when_the_server_stops_is_answered_or_refused() {
+    const KNOCKING: usize = 16;
+    const STOPS: usize = 5;
+    let flags = ["--drain-window", "0s"];
+    let over_tcp = Server::with_workers(&[1, 2], &flags);
+    let local = Server::local_with_each_driver(&["--drain-window", "0s", "--workers", "2"]);
+    let stop_under_load = |mut server: Server| {
+        for stop in 0..STOPS {
+            if stop > 0 {
+                server.start_again();
+            }
+            let at = match server.socket_path() {
+                Some(path) => At::Path(path.to_owned()),
+                None => At::Port(server.address()),
+            };
+            let answered = AtomicUsize::new(0);
+            let lost: usize = thread::scope(|scope| {
+                let knocking: Vec<_> =
+                    (0..KNOCKING).map(|_| scope.spawn(|| knock(&at, &answered))).collect();
+                eventually("they are heard", || (answered.load(SeqCst) >= 200).then_some(()));
+                assert!(server.terminate().success());
+                knocking.into_iter().map(|one| one.join().expect("it is refused")).sum()
+            });
+            assert_eq!(lost, 0, "of {} with {}", answered.load(SeqCst), server.arguments());
+        }
+    };
+    thread::scope(|scope| {
+        for server in over_tcp.into_iter().chain(local) {
+            scope.spawn(|| stop_under_load(server));
+        }
+    });
+}
+
 // ---- sockets that are handed over -----------------------------------------------------------------
 
 /// A server whose listening socket this process holds, as a service manager does.

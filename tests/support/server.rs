@@ -131,6 +131,11 @@ impl Server {
         self.address
     }
 
+    /// The socket at which it listens, if that is no port.
+    pub fn socket_path(&self) -> Option<&Path> {
+        self.socket.as_deref()
+    }
+
     /// The directory of its journal.
     pub fn journal(&self) -> &Path {
         self.journal.path()
