@@ -26,7 +26,9 @@ use crate::journal::redb::{COLD_FILE, LOG_FILE};
 
 /// Damages in one run of each test, unless `SIMULATIONS` says otherwise.
 const SIMULATIONS: usize = 20;
+/// So many are written at least, and more until there are events enough.
 const GROUPS: usize = 300;
+const EVENTS_MIN: usize = 2_000;
 /// A page of redb's, and of the header in front.
 const PAGE_BYTES: usize = 4_096;
 /// No page is cached: every read goes to the disk.
@@ -34,7 +36,7 @@ const NO_CACHE: usize = 0;
 /// Longer than this nothing takes, on a machine that is busy with something else, too.
 const PATIENCE: Duration = Duration::from_mins(10);
 
-/// A journal of one or two thousand events, before and after its last group.
+/// A journal of some thousand events, before and after its last group.
 struct Original {
     before: Model,
     model: Model,
@@ -57,7 +59,8 @@ impl Original {
             journal.parts(clock, Durability::Immediate, Retention::default(), Vec::new());
         let mut earlier = disk.contents();
         let (mut before, mut model) = (Model::default(), Model::default());
-        for number in 0..GROUPS {
+        let mut number = 0;
+        while number < GROUPS || model.events.len() <= EVENTS_MIN {
             if number % (GROUPS / 3) == GROUPS / 4 {
                 keeper.move_window().unwrap();
             }
@@ -74,13 +77,14 @@ impl Original {
                 before = std::mem::replace(&mut model, next);
                 earlier = contents;
             }
+            number += 1;
         }
         let crashed = disk.contents();
         // As a server ends that still has the journal open.
         writer.store.close().unwrap();
         let closed = disk.contents();
         drop(writer);
-        assert!(model.events.len() > 1_000, "{} events are few", model.events.len());
+        assert!(model.events.len() > EVENTS_MIN, "{} events are few", model.events.len());
         let pages = |files: &Files| -> Vec<Vec<u8>> {
             files[LOG_FILE].chunks(PAGE_BYTES).map(<[u8]>::to_vec).collect()
         };
