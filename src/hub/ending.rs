@@ -191,34 +191,18 @@ mod tests {
         event::{
             Event, EventId, EventType, Format, Json, Labels, RunId, Scope, Selection, Timestamp,
         },
-        hub::{
-            History, HistoryReader, HubConfig, HubLimits, Moment, Peer, Start, Subscribe, ViewSpec,
-        },
+        hub::{History, HistoryReader, Moment, Peer, Start, Subscribe, ViewSpec},
         journal::{CommittedBatch, CommittedEvent},
     };
 
     const SUBSCRIBERS: usize = 2_000;
-    const KEEPALIVE_TICKS: u32 = 1_500;
 
     fn hub(lifetime_ticks: u32) -> Hub {
-        let mut hub = hub_at(EventId(0), lifetime_ticks);
+        let mut hub = Hub::at(EventId(0), lifetime_ticks);
         for _ in 0..SUBSCRIBERS {
             hub.subscribe_probe(Peer(0), false);
         }
         hub
-    }
-
-    /// One that nobody follows.
-    fn hub_at(seen: EventId, lifetime_ticks: u32) -> Hub {
-        let config = HubConfig {
-            keepalive_ticks: KEEPALIVE_TICKS,
-            client_timeout_ticks: 6_000,
-            lifetime_ticks,
-            lifetime_retry_ms_max: 3_000,
-            seed: 1,
-            limits: HubLimits::default(),
-        };
-        Hub::new(config, Tick(0), seen)
     }
 
     /// When each is closed, by whatever the hub says it waits for, and what each was told last.
@@ -383,14 +367,14 @@ mod tests {
 
     /// A stream of a run that had two events before it, which reads the journal.
     fn replaying() -> (Hub, Token) {
-        let mut hub = hub_at(EventId(2), LIFETIME_TICKS);
+        let mut hub = Hub::at(EventId(2), LIFETIME_TICKS);
         let token = follow(&mut hub);
         (hub, token)
     }
 
     /// A stream that was there when the two events came.
     fn live() -> (Hub, Token) {
-        let mut hub = hub_at(EventId(0), LIFETIME_TICKS);
+        let mut hub = Hub::at(EventId(0), LIFETIME_TICKS);
         let token = follow(&mut hub);
         let labels = Arc::new(Labels { project: None, session: None });
         let events = [1, 2]

@@ -303,6 +303,20 @@ impl Hub {
         }
     }
 
+    /// For tests of a part: one that nobody follows yet, with keepalives each 15 s.
+    #[cfg(test)]
+    fn at(seen: EventId, lifetime_ticks: u32) -> Hub {
+        let config = HubConfig {
+            keepalive_ticks: 1_500,
+            client_timeout_ticks: 6_000,
+            lifetime_ticks,
+            lifetime_retry_ms_max: 3_000,
+            seed: 1,
+            limits: HubLimits::default(),
+        };
+        Hub::new(config, Tick(0), seen)
+    }
+
     /// Sets room aside for so many streams in all; more of them find room too, by moving.
     pub fn reserve(&mut self, streams: usize) {
         self.subscribers.slab.reserve_exact(streams.saturating_sub(self.subscriber_count()));

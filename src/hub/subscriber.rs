@@ -219,7 +219,7 @@ impl Timed for Subscribers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::{Hub, HubConfig, HubLimits};
+    use crate::hub::Hub;
 
     #[test]
     fn a_subscriber_stays_small() {
@@ -229,15 +229,7 @@ mod tests {
     #[test]
     fn where_room_was_set_aside_nobody_moves() {
         const STREAMS: usize = 1_000;
-        let config = HubConfig {
-            keepalive_ticks: 1_500,
-            client_timeout_ticks: 6_000,
-            lifetime_ticks: 0,
-            lifetime_retry_ms_max: 0,
-            seed: 1,
-            limits: HubLimits::default(),
-        };
-        let mut hub = Hub::new(config, Tick(0), EventId(0));
+        let mut hub = Hub::at(EventId(0), 0);
         hub.reserve(STREAMS);
         let token = hub.subscribe_probe(Peer(0), false);
         let first = std::ptr::from_ref(&hub.subscribers[token.key]);
