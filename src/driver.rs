@@ -55,59 +55,53 @@ impl IoDriver {
         self == IoDriver::Epoll
     }
 
-    /// Runs a future, and all that it spawns, on this thread.
+    /// Sets a loop up for this thread, and the ring for parked subscribers beside it, which announces
+    /// what has happened through `eventfd`.
     ///
     /// # Errors
-    /// When the kernel refuses what the driver needs.
-    pub fn run<F: Future>(self, future: F) -> io::Result<F::Output> {
-        match self {
-            IoDriver::Uring => Ok(uring_runtime()?.block_on(future)),
-            IoDriver::Epoll => Ok(RuntimeBuilder::<LegacyDriver>::new()
-                .with_entries(ENTRIES)
-                .enable_timer()
-                .build()?
-                .block_on(future)),
-        }
-    }
-
-    /// Finds out whether the kernel allows it, by setting up what so many workers will, at one
-    /// time: it may have memory for some of them only.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub fn probe(self, workers: usize) -> io::Result<()> {
-        if self == IoDriver::Epoll {
-            return Ok(());
-        }
-        let mailbox = crate::mailbox::Mailbox::<()>::new()?;
-        may_enter(mailbox.wake_fd())?;
-        let mut rings = Vec::new();
-        for _ in 0..workers {
-            rings.push((uring_runtime()?, self.stream_ring(mailbox.wake_fd())?));
-        }
-        Ok(())
-    }
-
-    /// The ring for parked subscribers that belongs to this driver.
-    ///
-    /// # Errors
-    /// See [`UringRing::new`].
-    pub fn stream_ring(self, eventfd: BorrowedFd<'_>) -> io::Result<StreamRing> {
+    /// What the kernel refuses; see [`UringRing::new`].
+    pub fn set_up(self, eventfd: BorrowedFd<'_>) -> io::Result<(Loop, StreamRing)> {
         Ok(match self {
-            IoDriver::Uring => StreamRing::Uring(Box::new(patiently(|| UringRing::new(eventfd))?)),
-            IoDriver::Epoll => StreamRing::Epoll(EpollRing::new()?),
+            IoDriver::Uring => {
+                may_enter(eventfd)?;
+                let runtime = patiently(|| {
+                    RuntimeBuilder::<IoUringDriver>::new()
+                        .with_entries(ENTRIES)
+                        .enable_timer()
+                        .build()
+                })?;
+                let ring = patiently(|| UringRing::new(eventfd))?;
+                (Loop(Runtimes::Uring(runtime)), StreamRing::Uring(Box::new(ring)))
+            }
+            IoDriver::Epoll => {
+                let builder = RuntimeBuilder::<LegacyDriver>::new().with_entries(ENTRIES);
+                let runtime = builder.enable_timer().build()?;
+                (Loop(Runtimes::Epoll(runtime)), StreamRing::Epoll(EpollRing::new()?))
+            }
         })
+    }
+}
+
+/// A loop that is set up, on the thread that runs it.
+pub struct Loop(Runtimes);
+
+enum Runtimes {
+    Uring(Runtime<TimeDriver<IoUringDriver>>),
+    Epoll(Runtime<TimeDriver<LegacyDriver>>),
+}
+
+impl Loop {
+    /// Runs a future, and all that it spawns.
+    pub fn run<F: Future>(self, future: F) -> F::Output {
+        match self.0 {
+            Runtimes::Uring(mut runtime) => runtime.block_on(future),
+            Runtimes::Epoll(mut runtime) => runtime.block_on(future),
+        }
     }
 }
 
 /// Entries of the submission queue of the requests' ring.
 const ENTRIES: u32 = 4_096;
-
-fn uring_runtime() -> io::Result<Runtime<TimeDriver<IoUringDriver>>> {
-    patiently(|| {
-        RuntimeBuilder::<IoUringDriver>::new().with_entries(ENTRIES).enable_timer().build()
-    })
-}
 
 /// Tries again for a while when there is no memory: see [`RING_ATTEMPTS_MAX`].
 fn patiently<T>(set_up: impl Fn() -> io::Result<T>) -> io::Result<T> {
@@ -148,7 +142,7 @@ pub async fn sleep(time: Duration) {
 /// Lets every other task that is ready go first, and the kernel be asked.
 ///
 /// Who wakes itself would be next again: monoio puts such a task at the front of its queue, and
-/// polls the future of [`IoDriver::run`] at once. A new task stands at the end of the queue.
+/// polls the future of [`Loop::run`] at once. A new task stands at the end of the queue.
 pub async fn yield_now() {
     monoio::spawn(async {}).await;
 }
@@ -309,6 +303,7 @@ impl<T> Promise<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mailbox::Mailbox;
 
     /// Counts, for as long as `others` have not all had their turn, how often one that yields has.
     async fn turns_before(others: usize) -> usize {
@@ -328,12 +323,13 @@ mod tests {
     #[test]
     fn whoever_yields_lets_every_other_task_go_first() {
         for driver in [IoDriver::Uring, IoDriver::Epoll] {
-            if driver.probe(1).is_err() {
-                continue;
-            }
-            assert_eq!(driver.run(turns_before(3)).unwrap(), 1, "{driver:?}");
-            let in_a_task = driver.run(async { monoio::spawn(turns_before(3)).await });
-            assert_eq!(in_a_task.unwrap(), 1, "{driver:?}");
+            let mailbox = Mailbox::<()>::new().unwrap();
+            let set_up = || driver.set_up(mailbox.wake_fd());
+            let Ok((event_loop, _)) = set_up() else { continue };
+            assert_eq!(event_loop.run(turns_before(3)), 1, "{driver:?}");
+            let (event_loop, _) = set_up().unwrap();
+            let in_a_task = event_loop.run(async { monoio::spawn(turns_before(3)).await });
+            assert_eq!(in_a_task, 1, "{driver:?}");
         }
     }
 }

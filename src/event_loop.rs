@@ -4,13 +4,20 @@
 //! other threads, one for each connection that carries requests ([`exchange`](crate::exchange)), and
 //! the pump ([`Worker::pump`]).
 
-use std::{io, rc::Rc, sync::Arc};
+use std::{
+    io,
+    rc::Rc,
+    sync::{Arc, mpsc},
+    thread::{self, JoinHandle},
+};
 
 use crate::{
     arrivals::{self, Entrance, Listening},
-    driver::{Pollable, spawn, yield_now},
+    driver::{IoDriver, Loop, Pollable, spawn, yield_now},
+    mailbox::Mailbox,
     shared::Shared,
-    worker::{Mailboxes, Worker},
+    stream_ring::StreamRing,
+    worker::{Letter, Mailboxes, Worker},
 };
 
 /// What a worker is started with.
@@ -27,19 +34,78 @@ pub struct Start {
     pub shared: Arc<Shared>,
 }
 
-/// Runs an event loop on this thread until it has drained.
-///
-/// # Errors
-/// When the kernel refuses what the loop needs.
-pub fn run(start: Start) -> io::Result<()> {
-    let driver = start.shared.driver;
-    driver.run(work(start))?
+/// What a thread does with its loop, and the ring for parked subscribers beside it.
+type Job = Box<dyn FnOnce(Loop, StreamRing) + Send>;
+
+/// A thread whose loop is set up, and that waits to hear what to run on it. It ends when it is
+/// dropped instead.
+pub struct LoopThread {
+    jobs: mpsc::Sender<Job>,
+    thread: JoinHandle<()>,
 }
 
-async fn work(start: Start) -> io::Result<()> {
+impl LoopThread {
+    /// Starts a thread for each worker. There are either all, or none: what the kernel has memory
+    /// for is not known before each has what it needs.
+    ///
+    /// # Errors
+    /// When the kernel refuses what a loop needs.
+    pub fn start_all(driver: IoDriver, mailboxes: &Mailboxes) -> io::Result<Vec<LoopThread>> {
+        let (report, reports) = mpsc::channel();
+        let threads = mailboxes
+            .iter()
+            .enumerate()
+            .map(|(id, mailbox)| LoopThread::start(id, driver, mailbox, &report))
+            .collect::<io::Result<Vec<_>>>()?;
+        let outcome = threads.iter().try_for_each(|_| reports.recv().expect("each reports once"));
+        if let Err(error) = outcome {
+            // What they have is given back before anybody tries something else.
+            for LoopThread { jobs, thread } in threads {
+                drop(jobs);
+                let _ = thread.join();
+            }
+            return Err(error);
+        }
+        Ok(threads)
+    }
+
+    fn start(
+        id: usize,
+        driver: IoDriver,
+        mailbox: &Arc<Mailbox<Letter>>,
+        report: &mpsc::Sender<io::Result<()>>,
+    ) -> io::Result<LoopThread> {
+        let (jobs, next_job) = mpsc::channel::<Job>();
+        let (mailbox, report) = (Arc::clone(mailbox), report.clone());
+        let run = move || {
+            let (event_loop, ring) = match driver.set_up(mailbox.wake_fd()) {
+                Ok(set_up) => set_up,
+                Err(error) => return drop(report.send(Err(error))),
+            };
+            let _ = report.send(Ok(()));
+            if let Ok(job) = next_job.recv() {
+                job(event_loop, ring);
+            }
+        };
+        let thread = thread::Builder::new().name(format!("worker-{id}")).spawn(run)?;
+        Ok(LoopThread { jobs, thread })
+    }
+
+    /// Has it serve until it has drained, and then tell how that ended.
+    pub fn serve(
+        self,
+        start: Start,
+        tell: impl FnOnce(io::Result<()>) + Send + 'static,
+    ) -> JoinHandle<()> {
+        let job = move |event_loop: Loop, ring| tell(event_loop.run(work(start, ring)));
+        self.jobs.send(Box::new(job)).expect("it waits for that");
+        self.thread
+    }
+}
+
+async fn work(start: Start, ring: StreamRing) -> io::Result<()> {
     let Start { id, entrance, admin_listener, mailboxes, shared } = start;
     let mailbox = &mailboxes[id];
-    let ring = shared.driver.stream_ring(mailbox.wake_fd())?;
     let ring_fd = ring.wait_fd().map(|fd| fd.try_clone_to_owned()).transpose()?;
     let mailbox_fd = mailbox.wake_fd().try_clone_to_owned()?;
     let worker = Rc::new(Worker::new(id, shared, mailboxes, ring));

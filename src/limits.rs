@@ -214,8 +214,7 @@ pub const HANDSHAKE_MS: u64 = 300;
 /// How long a server that starts waits for its address to become free, in milliseconds.
 pub const BIND_PATIENCE_MS: u64 = 1_000;
 /// How often an `io_uring` for which there is not enough locked memory is tried again: that of a
-/// process that has just ended, or of one that was set up to see whether it can be, is given back
-/// a moment later.
+/// process that has just ended is given back a moment later.
 pub const RING_ATTEMPTS_MAX: u32 = 50;
 /// How long to wait before each of these attempts, in milliseconds.
 pub const RING_PAUSE_MS: u64 = 20;

@@ -41,7 +41,7 @@ use crate::{
     clock::Clock,
     config::{IoChoice, Listen, Settings},
     driver::IoDriver,
-    event_loop::{self, Start},
+    event_loop::{LoopThread, Start},
     history_readers::HistoryReaders,
     journal::CommittedBatch,
     journal_keeper::Retention,
@@ -112,14 +112,14 @@ fn serve(settings: Settings) -> Result<(), ServerError> {
     let signals = Signals::new([SIGTERM, SIGINT]).map_err(system("cannot handle signals"))?;
     let files_max = raise_file_limit();
     allocator::use_small_pages();
-    let driver = choose_driver(settings.io, settings.workers as usize)?;
-    let journal = OpenJournal::open(&settings.journal, settings.idempotency_keys_max as usize)?;
-    allocator::give_back();
     let worker_count = settings.workers as usize;
     let mailboxes = (0..worker_count)
         .map(|_| Mailbox::new().map(Arc::new))
         .collect::<io::Result<Mailboxes>>()
         .map_err(system("cannot make a mailbox"))?;
+    let (driver, threads) = start_threads(settings.io, &mailboxes)?;
+    let journal = OpenJournal::open(&settings.journal, settings.idempotency_keys_max as usize)?;
+    allocator::give_back();
     let clock = Arc::new(Clock::default());
     let readers =
         HistoryReaders::start(journal.store(), journal.catalog(), journal.reads(), HISTORY_READERS)
@@ -172,7 +172,7 @@ fn serve(settings: Settings) -> Result<(), ServerError> {
         http: bound.entrances(worker_count).map_err(system("cannot make a mailbox"))?,
         admin: admin.as_mut().and_then(|admin| admin.listening().pop()),
     };
-    let outcome = run_workers(&shared, listeners, &mailboxes, signals);
+    let outcome = run_workers(&shared, threads, listeners, &mailboxes, signals);
     service_manager::tell_stopping("Closing the journal");
     shared.readers.close();
     shared.journal.close();
@@ -233,6 +233,7 @@ struct Listeners {
 
 fn run_workers(
     shared: &Arc<Shared>,
+    threads: Vec<LoopThread>,
     listeners: Listeners,
     mailboxes: &Mailboxes,
     signals: Signals,
@@ -240,26 +241,21 @@ fn run_workers(
     let (tell, happenings) = mpsc::channel();
     watch_signals(signals, tell.clone()).map_err(system("cannot start a thread"))?;
     let Listeners { address, http, admin: mut admin_listener } = listeners;
-    let mut threads: Vec<Option<JoinHandle<()>>> = Vec::new();
-    for (id, entrance) in http.into_iter().enumerate() {
+    let mut serving: Vec<Option<JoinHandle<()>>> = Vec::new();
+    for (id, (thread, entrance)) in threads.into_iter().zip(http).enumerate() {
         let mailboxes = Arc::clone(mailboxes);
         let admin_listener = admin_listener.take();
         let start = Start { id, entrance, admin_listener, mailboxes, shared: Arc::clone(shared) };
         let tell = tell.clone();
-        let thread = std::thread::Builder::new()
-            .name(format!("worker-{id}"))
-            .spawn(move || {
-                let result = event_loop::run(start);
-                let _ = tell.send(Happening::WorkerEnded(id, result));
-            })
-            .map_err(system("cannot start a worker"))?;
-        threads.push(Some(thread));
+        serving.push(Some(thread.serve(start, move |result| {
+            let _ = tell.send(Happening::WorkerEnded(id, result));
+        })));
     }
     service_manager::tell_ready(&address);
     let settings = &shared.settings;
     let mut watchdog = Watchdog::wanted(Instant::now());
     let mut stage = Stage::Serving;
-    while threads.iter().any(Option::is_some) {
+    while serving.iter().any(Option::is_some) {
         let alarm = watchdog.as_ref().map(Watchdog::due);
         let happening = match [stage.ends(), alarm].into_iter().flatten().min() {
             Some(at) => happenings.recv_timeout(at.saturating_duration_since(Instant::now())).ok(),
@@ -279,7 +275,7 @@ fn run_workers(
             }
             (Some(Happening::WorkerEnded(id, result)), _) => {
                 result.map_err(system("a worker has failed"))?;
-                if let Some(thread) = threads[id].take() {
+                if let Some(thread) = serving[id].take() {
                     let _ = thread.join();
                 }
             }
@@ -329,18 +325,22 @@ fn watch_signals(mut signals: Signals, tell: mpsc::Sender<Happening>) -> io::Res
 
 // ---- what the system gives ----------------------------------------------------------------------
 
-fn choose_driver(choice: IoChoice, workers: usize) -> Result<IoDriver, ServerError> {
-    if choice == IoChoice::Epoll {
-        return Ok(IoDriver::Epoll);
-    }
-    match (IoDriver::Uring.probe(workers), choice) {
-        (Ok(()), _) => Ok(IoDriver::Uring),
-        (Err(error), IoChoice::Uring) => Err(ServerError::Uring(error)),
-        (Err(error), _) => {
-            log::warn!("io_uring cannot be used ({error}): using epoll instead");
-            Ok(IoDriver::Epoll)
+/// Starts the workers' threads with what the kernel allows.
+fn start_threads(
+    choice: IoChoice,
+    mailboxes: &Mailboxes,
+) -> Result<(IoDriver, Vec<LoopThread>), ServerError> {
+    if choice != IoChoice::Epoll {
+        match (LoopThread::start_all(IoDriver::Uring, mailboxes), choice) {
+            (Ok(threads), _) => return Ok((IoDriver::Uring, threads)),
+            (Err(error), IoChoice::Uring) => return Err(ServerError::Uring(error)),
+            (Err(error), _) => {
+                log::warn!("io_uring cannot be used ({error}): using epoll instead");
+            }
         }
     }
+    let threads = LoopThread::start_all(IoDriver::Epoll, mailboxes);
+    Ok((IoDriver::Epoll, threads.map_err(system("cannot start the workers"))?))
 }
 
 /// Takes as many open files as the hard limit allows, and says how many these are.

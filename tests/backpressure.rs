@@ -22,7 +22,7 @@ use tidewheel::{
     config::{Durability, Settings},
     driver::IoDriver,
     event::EventId,
-    event_loop::{self, Start},
+    event_loop::{LoopThread, Start},
     history_readers::HistoryReaders,
     journal::{
         memory::MemoryStore,
@@ -139,7 +139,8 @@ impl Served {
             mailboxes: [Arc::clone(&mailbox)].into(),
             shared: Arc::clone(&shared),
         };
-        thread::spawn(move || event_loop::run(start).unwrap());
+        let mut threads = LoopThread::start_all(IoDriver::Epoll, &start.mailboxes).unwrap();
+        threads.remove(0).serve(start, Result::unwrap);
         Served { store, shared, mailbox, address }
     }
 

@@ -5,6 +5,8 @@
 
 mod support;
 
+use std::thread;
+
 use rustix::{
     process::{Resource, Rlimit, getrlimit, setrlimit},
     thread::{CapabilitySet, remove_capability_from_bounding_set},
@@ -14,6 +16,8 @@ use support::Server;
 const KIB: u64 = 1024;
 /// What the error message and the documents say that a worker needs.
 const OF_A_WORKER: u64 = 1024 * KIB;
+/// More than have room in what is allowed to four.
+const SERVERS_AT_ONCE: usize = 24;
 
 fn allow_locked_memory(bytes: u64) {
     let limit = Rlimit { current: Some(bytes), maximum: getrlimit(Resource::Memlock).maximum };
@@ -57,4 +61,14 @@ fn with_too_little_locked_memory_the_server_says_so_before_it_listens() {
 
     allow_locked_memory(4 * OF_A_WORKER);
     assert_eq!(driver(&Server::with(&["--workers", "4", "--io", "uring"])), "io_uring");
+
+    // Of many that start in one moment each finds out for itself what is left, and keeps it.
+    let servers: Vec<Server> = thread::scope(|scope| {
+        let starting: Vec<_> = (0..SERVERS_AT_ONCE).map(|_| scope.spawn(Server::start)).collect();
+        starting.into_iter().map(|server| server.join().expect("it has started")).collect()
+    });
+    let mut drivers: Vec<_> = servers.iter().map(driver).collect();
+    drivers.sort();
+    drivers.dedup();
+    assert_eq!(drivers, ["epoll", "io_uring"]);
 }
