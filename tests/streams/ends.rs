@@ -1,10 +1,6 @@
 //! How a stream ends, and what is known of it then.
 
-use std::{
-    net::Shutdown,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{net::Shutdown, thread, time::Duration};
 
 use rustix::process::Signal;
 
@@ -88,8 +84,9 @@ fn a_deletion_ends_the_streams_of_the_run() {
 }
 
 #[test]
-fn a_client_that_closes_is_gone_within_a_second() {
-    for server in Server::with_each_driver(&[]) {
+fn a_client_that_closes_is_gone_at_once() {
+    // So that no keepalive finds it out.
+    for server in Server::with_each_driver(&["--keepalive-interval", "1h"]) {
         let run = server.new_run();
         let target = format!("/runs/{run}/events/stream");
         for how in ["close", "half-close", "reset"] {
@@ -98,7 +95,6 @@ fn a_client_that_closes_is_gone_within_a_second() {
                 stream.ids(1);
             }
             assert_eq!(server.open_streams(), 20);
-            let started = Instant::now();
             match how {
                 "close" => streams.clear(),
                 "half-close" => {
@@ -115,7 +111,6 @@ fn a_client_that_closes_is_gone_within_a_second() {
                 }
             }
             eventually(how, || (server.open_streams() == 0).then_some(()));
-            assert!(started.elapsed() < Duration::from_secs(1), "{how}: {:?}", started.elapsed());
             for stream in &mut streams {
                 stream.read_to_end();
             }
@@ -147,7 +142,7 @@ fn a_client_that_half_closes_at_once_may_be_let_go_but_does_no_harm() {
         client.half_close();
         client.rest();
     }
-    assert_eq!(server.open_streams(), 0);
+    eventually("nobody is left", || (server.open_streams() == 0).then_some(()));
 }
 
 #[test]
@@ -156,11 +151,13 @@ fn a_server_that_goes_down_says_when_to_come_back() {
     let run = server.new_run();
     let mut streams: Vec<Sse> =
         (0..20).map(|_| server.stream(&format!("/runs/{run}/events/stream"))).collect();
+    for stream in &mut streams {
+        assert_eq!(stream.ids(1), [1]);
+    }
     server.signal(Signal::TERM);
     let mut waits = Vec::new();
     for stream in &mut streams {
         let frames: Vec<_> = std::iter::from_fn(|| stream.frame()).collect();
-        assert_eq!(frames[1].id, Some(1));
         let wait = frames.last().unwrap().retry.expect("the last frame is a retry");
         assert!(wait <= 5_000, "{wait}");
         waits.push(wait);
@@ -184,10 +181,11 @@ fn a_stream_whose_request_was_under_way_ends_with_the_server() {
             server.log().contains("draining").then(|| thread::sleep(Duration::from_millis(100)))
         });
         client.send("{}");
-        let started = Instant::now();
         assert!(client.rest().ends_with(b"\n\n"));
-        assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
         assert!(server.wait().success());
+        // Its last lines may still be on their way here, that of the stream before them.
+        eventually("all has ended", || server.log().contains("msg=stopped").then_some(()));
+        assert!(!server.log().contains("connections are left"), "{}", server.log());
     }
 }
 
