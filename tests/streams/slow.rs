@@ -14,7 +14,9 @@ const EVENTS: usize = 20;
 const EVENT_BYTES: usize = 1_000_000;
 /// What a slow reader takes at a time. Its window only opens again when half of it is free.
 const SIP_BYTES: usize = 256 * 1024;
-const SIP_EVERY: Duration = Duration::from_millis(400);
+const SIP_EVERY: Duration = Duration::from_millis(800);
+/// On a disk that is slower than that it would be quick enough.
+const SLOW_READER_FLAGS: [&str; 4] = ["--keepalive-interval", "500ms", "--durability", "none"];
 
 fn on_tcp_and_locally(arguments: &[&str]) -> Vec<Server> {
     let mut servers = Server::with_each_driver(arguments);
@@ -73,9 +75,7 @@ fn who_takes_nothing_for_client_timeout_is_ended() {
 #[test]
 fn who_takes_little_in_time_stays_and_misses_nothing() {
     thread::scope(|scope| {
-        for server in
-            on_tcp_and_locally(&[&TIMEOUT_FLAG[..], &["--keepalive-interval", "500ms"]].concat())
-        {
+        for server in on_tcp_and_locally(&[&TIMEOUT_FLAG[..], &SLOW_READER_FLAGS].concat()) {
             scope.spawn(move || a_slow_reader_stays(&server));
         }
     });
