@@ -8,30 +8,20 @@ mod support;
 use std::{
     fs,
     io::Write as _,
-    net::{SocketAddr, TcpListener},
-    process::{Child, Command, Stdio},
+    net::SocketAddr,
+    process::{Command, Stdio},
     thread,
 };
 
 use serde_json::Value;
-use support::{Client, Server, eventually};
-
-/// Whether a program is there. Says so if not, or fails when every program has to be there.
-fn is_there(program: &str) -> bool {
-    let mut command = Command::new(program);
-    command.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
-    let is_there = command.status().is_ok_and(|status| status.success());
-    if !is_there {
-        let all = std::env::var_os("TIDEWHEEL_TEST_ALL").is_some_and(|value| !value.is_empty());
-        assert!(!all, "{program} is missing, and TIDEWHEEL_TEST_ALL is set");
-        eprintln!("skipped: {program} is missing");
-    }
-    is_there
-}
+use support::{
+    Client, Server, eventually,
+    programs::{Listening, is_there, runs},
+};
 
 #[test]
 fn promtool_finds_nothing_to_say_of_the_metrics() {
-    if !is_there("promtool") {
+    if !is_there("promtool", runs("promtool", &["--version"])) {
         return;
     }
     let server = Server::start();
@@ -57,38 +47,31 @@ fn promtool_finds_nothing_to_say_of_the_metrics() {
 }
 
 /// A Prometheus. It is killed when this is dropped.
-struct Prometheus {
-    child: Child,
-    address: SocketAddr,
-}
+struct Prometheus(Listening);
 
 impl Prometheus {
-    fn scraping(target: SocketAddr, directory: &std::path::Path) -> Prometheus {
-        let config = directory.join("prometheus.yml");
+    /// One that asks often, and waits for an answer as long as a busy machine may take.
+    fn scraping(target: SocketAddr) -> Prometheus {
         let text = format!(
-            "global:\n  scrape_interval: 200ms\n  scrape_timeout: 200ms\nscrape_configs:\n\
+            "global:\n  scrape_interval: 1s\n  scrape_timeout: 1s\nscrape_configs:\n\
              - job_name: tidewheel\n  static_configs:\n  - targets: ['{target}']\n"
         );
-        fs::write(&config, text).expect("there is room");
-        // A port that nobody has: it takes none from the kernel itself.
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let address = port.expect("there is a port");
-        let child = Command::new("prometheus")
-            .arg(format!("--config.file={}", config.display()))
-            .arg(format!("--storage.tsdb.path={}", directory.join("data").display()))
-            .arg(format!("--web.listen-address={address}"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("it is there");
-        Prometheus { child, address }
+        Prometheus(Listening::start("prometheus", |address, directory| {
+            let config = directory.join("prometheus.yml");
+            fs::write(&config, &text).expect("there is room");
+            let mut command = Command::new("prometheus");
+            command
+                .arg(format!("--config.file={}", config.display()))
+                .arg(format!("--storage.tsdb.path={}", directory.join("data").display()))
+                .arg(format!("--web.listen-address={address}"));
+            command
+        }))
     }
 
     /// The value of the first series that a query gives.
     fn query(&self, query: &str) -> Option<String> {
         let query = query.replace('{', "%7B").replace('}', "%7D").replace('"', "%22");
-        let mut client = Client::try_connect(self.address).ok()?;
+        let mut client = Client::try_connect(self.0.address()).ok()?;
         let target = format!("/api/v1/query?query={query}");
         let answer = client.try_request("GET", &target, &[], "").ok()?;
         // While it starts it says something else.
@@ -97,23 +80,16 @@ impl Prometheus {
     }
 }
 
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 #[test]
 fn prometheus_scrapes_under_load_and_answers_queries() {
     const STREAMS: usize = 100;
     const EVENTS: usize = 200;
-    if !is_there("prometheus") {
+    if !is_there("prometheus", runs("prometheus", &["--version"])) {
         return;
     }
     let server = Server::with(&["--workers", "2"]);
-    let directory = tempfile::tempdir().expect("there is room for a directory");
-    let prometheus = Prometheus::scraping(server.address(), directory.path());
+    let prometheus = Prometheus::scraping(server.address());
+    eventually("it scrapes", || prometheus.query("up").filter(|up| up == "1"));
     let run = server.new_run();
     let target = format!("/runs/{run}/events/stream");
     let streams: Vec<_> = (0..STREAMS).map(|_| server.stream(&target)).collect();
@@ -126,7 +102,6 @@ fn prometheus_scrapes_under_load_and_answers_queries() {
             })
         })
         .collect();
-    eventually("it scrapes", || prometheus.query("up").filter(|up| up == "1"));
     let mut publisher = server.client();
     for _ in 0..EVENTS {
         let body = r#"{"type":"A"}"#;
@@ -148,9 +123,10 @@ fn prometheus_scrapes_under_load_and_answers_queries() {
     }
     // Of histograms it can say how much of what was how small.
     let quantile = "histogram_quantile(0.99,sum by (le)(sse_delivery_latency_seconds_bucket))";
-    let found = prometheus.query(&quantile.replace(' ', "%20"));
-    let seconds: Option<f64> = found.as_ref().and_then(|seconds| seconds.parse().ok());
-    assert!(seconds > Some(0.0), "{found:?}");
+    eventually(quantile, || {
+        let found = prometheus.query(&quantile.replace(' ', "%20"))?;
+        found.parse().ok().filter(|seconds: &f64| *seconds > 0.0)
+    });
     drop(streams);
     let gone = "sse_disconnects_total{reason=\"client\"}";
     eventually(gone, || prometheus.query(gone).filter(|found| *found == STREAMS.to_string()));
