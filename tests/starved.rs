@@ -39,7 +39,7 @@ fn allow_descriptors(server: &Server, count: usize) {
 /// What the threads of a server do in a while: how often they wake in a second, and how much of a
 /// processor they need.
 fn watch(server: &Server) -> Vec<(Thread, u64, f64)> {
-    let (before, began) = (threads(server.pid()), Instant::now());
+    let (began, before) = (Instant::now(), threads(server.pid()));
     thread::sleep(STARVED);
     let (after, time) = (threads(server.pid()), began.elapsed());
     that_ran(&before, &after)
