@@ -148,13 +148,13 @@ fn a_full_server_is_exactly_full_and_still_says_how_it_is() {
     let flags = ["--max-connections", "50"];
     for server in Server::with_workers(&WORKERS, &flags) {
         let run = server.new_run();
-        settles_at(&server, 0);
-        eventually("nobody but who asks is there", || {
-            (server.by_worker("connections").iter().sum::<u64>() == 1).then_some(())
-        });
         let target = format!("/runs/{run}/events/stream");
-        // The one that asked above may not be gone yet.
         let crowd = eventually("as many as may be", || {
+            settles_at(&server, 0);
+            eventually("nobody but who asks is there", || {
+                (server.by_worker("connections").iter().sum::<u64>() == 1).then_some(())
+            });
+            // And who asked may not be gone yet.
             let crowd = Crowd::ask(clients(&server, CROWD), &target, &[]);
             (crowd.open.len() == 50).then_some(crowd)
         });
