@@ -12,7 +12,8 @@ use std::{
 use super::support::programs::{is_there, runs};
 
 /// What stands around the commands. `systemctl` starts a program as a unit would, a stream is read
-/// for some seconds as if by somebody who then presses Ctrl-C, and each answer has its command above.
+/// as if by somebody who presses Ctrl-C when nothing more has come for some seconds, and each answer has its
+/// command above.
 const AROUND: &str = r#"
 set -eu
 ip link set lo up
@@ -30,10 +31,26 @@ systemctl() {
     test "$1" = restart
     "$2"
 }
+follow() (
+    "$(type -P curl)" -sS "$@" >"$COPIES/stream" &
+    seen=0 quiet=0
+    for _ in {1..40}; do
+        sleep 1
+        size=$(stat -c %s "$COPIES/stream")
+        test "$size" = "$seen" || quiet=0
+        quiet=$((quiet + 1)) seen=$size
+        if test $quiet -gt 3 && grep -q '^data:' "$COPIES/stream"; then break; fi
+    done
+    cat "$COPIES/stream"
+    kill $!
+    status=0
+    wait $! || status=$?
+    test $status = 143
+)
 curl() {
     echo "==> curl $*"
     case " $* " in
-    *" -N "*) timeout 3 "$(type -P curl)" -sS "$@" || test $? = 124 ;;
+    *" -N "*) follow "$@" ;;
     *) "$(type -P curl)" -sS --max-time 20 "$@" ;;
     esac
     echo
@@ -79,7 +96,7 @@ fn the_page_on_deployment_is_followed() {
     let path = format!("{}:{}", program.display(), std::env::var("PATH").expect("there is one"));
     // A shell that is the first process of its namespace takes all others with it.
     let mut command = Command::new("unshare");
-    command.args(["-mnpf", "--kill-child", "--mount-proc", "timeout", "100", "bash", "-c"]);
+    command.args(["-mnpf", "--kill-child", "--mount-proc", "timeout", "300", "bash", "-c"]);
     command.arg(AROUND.to_owned() + &commands(&page));
     command.current_dir(root).env("PATH", path).env("COPIES", copies.path()).stdin(Stdio::null());
     let output = command.output().expect("it is there");

@@ -61,7 +61,7 @@ fn a_client_that_goes_is_gone_at_the_server() {
     for proxy in Proxy::start_each(&Kind::all(), server.address()) {
         let stream = proxy.follow(&format!("/runs/{run}/events/stream"), &[]);
         next_id(&stream);
-        assert_eq!(server.open_streams(), 1, "{:?}", proxy.kind);
+        eventually("it is counted", || (server.open_streams() == 1).then_some(()));
         drop(stream);
         eventually("the server notices", || (server.open_streams() == 0).then_some(()));
     }
@@ -152,8 +152,9 @@ fn http_2_carries_many_streams_over_one_connection() {
     for _ in 0..10 {
         assert_eq!(next_id(&client), 1);
     }
-    assert_eq!(server.open_streams(), 10);
-    assert_eq!(connections_of(client.id(), &proxy), 1);
+    eventually("all are counted", || (server.open_streams() == 10).then_some(()));
+    // The kernel's table may leave something out while others come and go.
+    eventually("over one connection", || (connections_of(client.id(), &proxy) == 1).then_some(()));
     let version = ["--http2", "-o", "/dev/null", "-w", "%{http_version}"];
     assert_eq!(proxy.curl("/health", &version), "2");
 }
