@@ -19,7 +19,7 @@ use std::{
 
 use rustix::process::Signal;
 use support::{
-    Client, DEADLINE, Fault, FaultyProxy, Server, Sse, eventually,
+    Client, Fault, FaultyProxy, Server, Sse, eventually,
     far_client::{FarClient, enter_network},
     nginx,
     programs::{Running, is_there, runs},
@@ -29,6 +29,8 @@ use support::{
 const PAGE: &str = "docs/runbook-sse-drops.md";
 /// What is seen may take a moment to be counted, and to be logged.
 const PAUSE: Duration = Duration::from_millis(500);
+/// For so long: some commands give a server two seconds, and all chapters are followed at once.
+const PATIENCE: Duration = Duration::from_mins(2);
 
 fn page() -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(PAGE)).expect("it is there")
@@ -217,7 +219,8 @@ fn vanished_clients() -> Option<Scene> {
     if !enter_network() {
         return None;
     }
-    let flags = ["--client-timeout", "8s", "--keepalive-interval", "300ms"];
+    // Time enough to see them before they are given up.
+    let flags = ["--client-timeout", "20s", "--keepalive-interval", "300ms"];
     let server = Server::on_all_addresses(&flags);
     let port = server.address().port();
     let clients = [1, 2].map(|number| FarClient::follow(number, port, "/events/stream"));
@@ -257,7 +260,8 @@ fn slow_disk() -> Option<Scene> {
 
 /// A server that got no processor for a time while it had events to deliver.
 fn starved_server() -> Scene {
-    let server = Server::start();
+    // It waits for nothing but the processor, so that it is delivering when it is stopped.
+    let server = Server::with(&["--durability", "none"]);
     let run = server.new_run();
     let streams: Vec<Sse> = (0..300).map(|_| server.stream("/events/stream")).collect();
     eventually("a delivery takes long", || {
@@ -347,7 +351,8 @@ fn scene(chapter: &str) -> Option<Scene> {
         }
         "An answer that ends an EventSource" => Scene::with(&[], Fault::Answers(502)),
         "Subscribers that are too slow" => {
-            let server = Server::start();
+            // So that it is there for as long as somebody looks.
+            let server = Server::with(&["--client-timeout", "1h"]);
             let slow = stalled(&server);
             Scene::new(server, Fault::None).holding(slow)
         }
@@ -414,7 +419,7 @@ fn tried(block: &Block, scene: &Scene) -> Option<String> {
         if wrong.is_empty() {
             return None;
         }
-        if started.elapsed() > DEADLINE {
+        if started.elapsed() > PATIENCE {
             let output = output.lines().fold(wrong, |text, line| text + "    | " + line + "\n");
             return Some(format!("{PAGE}:{}:\n{output}", block.line));
         }
