@@ -64,7 +64,7 @@ impl Client {
                 break;
             }
             piece.resize(16 * 1024, 0);
-            let count = self.socket.read(&mut piece)?;
+            let count = read(&mut self.socket, &mut piece)?;
             piece.truncate(count);
             if count == 0 {
                 if body == crate::http::Body::until_close() {
@@ -88,12 +88,13 @@ impl Client {
     fn read_head(&mut self, received: &mut Vec<u8>) -> io::Result<Head> {
         let mut buffer = [0; 4096];
         loop {
-            let count = self.socket.read(&mut buffer).map_err(|error| match error.kind() {
-                io::ErrorKind::WouldBlock => {
-                    io::Error::new(io::ErrorKind::TimedOut, "no answer in time")
-                }
-                _ => error,
-            })?;
+            let count =
+                read(&mut self.socket, &mut buffer).map_err(|error| match error.kind() {
+                    io::ErrorKind::WouldBlock => {
+                        io::Error::new(io::ErrorKind::TimedOut, "no answer in time")
+                    }
+                    _ => error,
+                })?;
             if count == 0 {
                 return Err(io::Error::new(
                     io::ErrorKind::UnexpectedEof,
@@ -104,6 +105,17 @@ impl Client {
             if let Some(head) = Head::parse(received).map_err(invalid)? {
                 return Ok(head);
             }
+        }
+    }
+}
+
+/// Reads what has come. Whoever is stopped and goes on (Ctrl-Z, `fg`) finds a read that has a time
+/// limit interrupted, and makes it again.
+pub(crate) fn read(socket: &mut TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match socket.read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done,
         }
     }
 }

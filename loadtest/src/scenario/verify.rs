@@ -3,12 +3,13 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    io::{self, Read, Write},
+    io::{self, Write},
     net::TcpStream,
     time::Duration,
 };
 
 use crate::{
+    client,
     http::Head,
     marker::Marker,
     order::{Order, Published},
@@ -134,7 +135,7 @@ fn read_until(
     let (mut carry, mut room) = (Vec::new(), Vec::new());
     let mut buffer = vec![0; 256 * 1024];
     loop {
-        let count = match socket.read(&mut buffer) {
+        let count = match client::read(&mut socket, &mut buffer) {
             Ok(0) if done(reader) => return Ok(()),
             Ok(0) => return Err(io::Error::other(Failure::ClosedEarly)),
             Ok(count) => count,
