@@ -9,8 +9,9 @@ pub mod tidewheel;
 use std::time::{Duration, Instant};
 
 /// After this long something that should happen is taken not to happen. Far above what anything
-/// needs, since the machine may be busy with something else.
-pub const DEADLINE: Duration = Duration::from_mins(1);
+/// needs, since the machine may be busy with something else, and above what a measurement waits
+/// itself.
+pub const DEADLINE: Duration = Duration::from_mins(3);
 
 /// Does it with each case, all at the same time: a measurement is mostly waiting.
 pub fn for_each<T: Send>(cases: impl IntoIterator<Item = T>, check: impl Fn(T) + Sync) {

@@ -25,6 +25,11 @@ pub const INTERRUPTED: i32 = 130;
 /// Makes any measurement short.
 const SHORT: [&str; 2] = ["--settle", "100ms"];
 
+/// Lets one wait for what is late on a busy machine, unless a test says for how long.
+const PATIENT: [&str; 2] = ["--drain", "60s"];
+/// Those that wait for it.
+const DRAINING: [&str; 4] = ["fanout", "slow", "soak", "storm"];
+
 /// A load tester under way. It is killed when this is dropped.
 pub struct Tester {
     child: Child,
@@ -67,6 +72,9 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_tidewheel-loadtest");
 fn start_by(mut command: Command, arguments: &[&str]) -> Tester {
     let directory = tempfile::tempdir().expect("there is room for a report");
     command.args(&arguments[..1]).args(SHORT).args(&arguments[1..]);
+    if DRAINING.contains(&arguments[0]) && !arguments.contains(&PATIENT[0]) {
+        command.args(PATIENT);
+    }
     command.arg("--json").arg(directory.path().join("report.json"));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the binary was built with the tests");
