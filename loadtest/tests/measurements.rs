@@ -73,15 +73,16 @@ fn idle_subscribers_are_open_and_kept_alive_while_they_are_held() {
     let server = Server::with(&[("keepalive_interval", "200ms")]);
     let url = server.url();
     let arguments = ["idle", "--server", &url, "--subscribers", "100", "--streams", "3"];
-    let tester = tester::start(&[&arguments[..], &["--hold", "2s"]].concat());
+    let tester = tester::start(&[&arguments[..], &["--hold", "4s"]].concat());
     eventually("the server has all streams", || (server.streams() == 100).then_some(()));
     let outcome = tester.wait();
     let report = outcome.clean();
     assert_eq!(count(report, "opened"), 100);
     assert_eq!(count(report, "lost"), 0);
-    // Ten intervals, of which a busy machine may miss most.
+    // Twenty intervals, of which a busy machine may miss most, and more when it is late to close.
     let keepalives = count(report, "keepalives");
-    assert!((100..=1_100).contains(&keepalives), "{keepalives}");
+    let most = 100.0 * (report.seconds / 0.2 + 1.0);
+    assert!(keepalives >= 100 && keepalives as f64 <= most, "{keepalives}, at most {most}");
     assert!(figure(report, "idle_cpu_share") >= 0.0);
     assert!(figure(report, "close_seconds") >= 0.0);
     assert!(report.figure("memory_kept").is_some());
@@ -347,8 +348,9 @@ fn only_so_many_read_on_as_were_asked_to() {
 #[test]
 fn subscribers_that_are_cut_off_while_they_do_not_read_come_back_for_the_rest() {
     for_each(["uring", "epoll"], |io| {
-        let server = Server::with(&[("io", io), ("client_timeout", "2s")]);
-        let outcome = slow(&server, "--stalled 2 --bytes 8MB --hold 10s");
+        // Those that read on are not as late as this.
+        let server = Server::with(&[("io", io), ("client_timeout", "6s")]);
+        let outcome = slow(&server, "--stalled 2 --bytes 8MB --hold 15s");
         let report = outcome.clean();
         let (events, bulk) = check_readers(report, &server);
         for name in ["stopped", "cut", "came_back", "caught_up"] {
@@ -381,7 +383,8 @@ fn an_interrupted_measurement_ends_soon_and_keeps_its_figures() {
     let url = server.url();
     let arguments = ["fanout", "--server", &url, "--subscribers", "30", "--processes", "3"];
     let tester = tester::start(&[&arguments[..], &["--duration", "1h", "--events", "50"]].concat());
-    let has_published = || server.published().first().is_some_and(|count| *count >= 20);
+    // Some of the last may not be answered yet, and the load processes tell with a delay.
+    let has_published = || server.published().first().is_some_and(|count| *count >= 100);
     eventually("some events are published", || has_published().then_some(()));
     let processes = tester.load_processes();
     assert_eq!(processes.len(), 3);
@@ -466,7 +469,7 @@ fn a_command_that_fails_while_all_are_cut_is_named_in_a_report_of_what_came_befo
 fn a_server_that_ends_is_named() {
     let server = Server::start();
     let url = server.url();
-    let arguments = ["idle", "--server", &url, "--subscribers", "10", "--hold", "2s"];
+    let arguments = ["idle", "--server", &url, "--subscribers", "10", "--hold", "10s"];
     let tester = tester::start(&arguments);
     eventually("the server has all streams", || (server.streams() == 10).then_some(()));
     drop(server);

@@ -63,7 +63,7 @@ pub enum Fault {
     IsSilentToPublishers(usize),
     /// The fourth publish is answered and not taken.
     ForgetsPublish,
-    /// The fourth publish is taken twice.
+    /// The fourth publish is taken twice. Who comes gets all that is there in one piece.
     PublishesTwice,
     /// Those who come back do not get the first that they missed.
     LosesOnResume,
@@ -79,7 +79,8 @@ pub enum Fault {
     CutsSlow,
     /// The same, and when it comes back it gets nothing that it missed.
     CutsSlowAndForgets,
-    /// All connections and the listening socket are closed at this publish.
+    /// All connections and the listening socket are closed at this publish, when those before it
+    /// are answered.
     Dies(usize),
 }
 
@@ -103,8 +104,8 @@ const HEAD_WAIT: Duration = Duration::from_millis(20);
 
 /// So long an event comes after the one that it should come before.
 const SWAP_WAIT: Duration = Duration::from_millis(300);
-/// Who is so many events behind is slow.
-const FAR_BEHIND: usize = 100;
+/// Who is so many bytes behind is slow: one that reads never is, with its short events.
+const FAR_BEHIND_BYTES: usize = 400_000;
 /// Who takes nothing for so long is cut off where slow ones are.
 const CUT_AFTER: Duration = Duration::from_millis(200);
 /// So often an event is repeated for ever.
@@ -122,6 +123,10 @@ struct Shared {
     changed: Condvar,
     subscriptions: AtomicUsize,
     publishes: AtomicUsize,
+    /// Those of them that were answered.
+    answers: AtomicUsize,
+    /// Events that the victim was sent.
+    sent_to_victim: AtomicUsize,
     /// Subscriptions that wait for their head, and the most that ever did.
     waiting: AtomicUsize,
     waiting_max: AtomicUsize,
@@ -147,6 +152,8 @@ impl Faulty {
             changed: Condvar::new(),
             subscriptions: AtomicUsize::new(0),
             publishes: AtomicUsize::new(0),
+            answers: AtomicUsize::new(0),
+            sent_to_victim: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             waiting_max: AtomicUsize::new(0),
             connections: Mutex::default(),
@@ -175,6 +182,11 @@ impl Faulty {
     /// Publishes so far.
     pub fn publishes(&self) -> usize {
         self.shared.publishes.load(SeqCst)
+    }
+
+    /// Events that the victim was sent so far.
+    pub fn sent_to_victim(&self) -> usize {
+        self.shared.sent_to_victim.load(SeqCst)
     }
 
     /// The most subscriptions that ever waited for their head at a time.
@@ -222,6 +234,7 @@ impl Shared {
             if socket.write_all(answer.as_bytes()).is_err() {
                 return;
             }
+            self.answers.fetch_add(1, SeqCst);
             if self.fault == Fault::ClosesPublishers {
                 let _ = socket.shutdown(Shutdown::Both);
                 return;
@@ -237,8 +250,13 @@ impl Shared {
         let times = match self.fault {
             Fault::RefusesPublishes(taken) if publish > taken => return Some(BUSY),
             Fault::RefusesOnePublish if publish == 4 => return Some(BUSY),
-            Fault::Dies(at) if publish == at => {
-                self.die();
+            Fault::Dies(at) if publish >= at => {
+                if publish == at {
+                    while self.answers.load(SeqCst) + 1 < at {
+                        std::thread::yield_now();
+                    }
+                    self.die();
+                }
                 return None;
             }
             Fault::ForgetsPublish if publish == 4 => 0,
@@ -309,6 +327,9 @@ impl Shared {
         {
             socket.set_write_timeout(Some(CUT_AFTER))?;
         }
+        if self.fault == Fault::PublishesTwice {
+            next = self.write_past(&request.stream, next, socket)?;
+        }
         let mut sent = 0;
         let mut was_slow = false;
         while let Some(event) = self.wait_for(&request.stream, next) {
@@ -331,6 +352,7 @@ impl Shared {
                 std::thread::sleep(REPEAT_EVERY);
             }
             sent += 1;
+            self.sent_to_victim.fetch_add(usize::from(subscription == VICTIM), SeqCst);
             let ends = match self.fault {
                 Fault::ClosesEarly => subscription == VICTIM && sent == 4,
                 Fault::EndsStreams(after) | Fault::CutsEvents(after) => sent == after,
@@ -374,7 +396,8 @@ impl Shared {
 
     fn is_far_behind(&self, stream: &str, index: usize) -> bool {
         let streams = self.streams.lock().unwrap();
-        streams.get(stream).is_some_and(|events| events.len() > index + FAR_BEHIND)
+        let behind: usize = streams[stream][index..].iter().map(String::len).sum();
+        behind > FAR_BEHIND_BYTES
     }
 
     /// What is sent where the event of this index is due, with the index that each is said to have.
@@ -409,8 +432,24 @@ impl Shared {
         other.expect("there are two").1[0].clone()
     }
 
+    /// Writes what is there from this event on, all in one piece, and gives the end of it.
+    fn write_past(
+        &self,
+        stream: &str,
+        from: usize,
+        socket: &mut TcpStream,
+    ) -> std::io::Result<usize> {
+        let streams = self.streams.lock().unwrap();
+        let past = streams.get(stream).map_or(&[][..], |events| &events[from..]);
+        let indices = from..from + past.len();
+        let text: String =
+            indices.clone().zip(past).map(|(index, line)| frame(index, line)).collect();
+        socket.write_all(text.as_bytes())?;
+        Ok(indices.end)
+    }
+
     fn write(&self, index: usize, line: &str, socket: &mut TcpStream) -> std::io::Result<()> {
-        let mut text = format!("id: {}\ndata: {line}\n\n", index + 1);
+        let mut text = frame(index, line);
         if self.fault == Fault::CarriageReturns {
             text = text.replace('\n', "\r\n");
         }
@@ -425,6 +464,10 @@ impl Shared {
             _ => socket.write_all(text.as_bytes()),
         }
     }
+}
+
+fn frame(index: usize, line: &str) -> String {
+    format!("id: {}\ndata: {line}\n\n", index + 1)
 }
 
 /// The next request of a connection; none at its end.
