@@ -207,28 +207,52 @@ fn listening_sockets(port: u16) -> BTreeSet<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::{
+        net::TcpListener,
+        process::{Child, Command},
+        time::{Duration, Instant},
+    };
 
     use super::*;
+
+    fn eventually(holds: impl Fn() -> bool) {
+        let began = Instant::now();
+        while !holds() {
+            assert!(began.elapsed() < Duration::from_mins(1));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn busy_process() -> Child {
+        Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap()
+    }
 
     #[test]
     fn who_listens_is_found() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let found = ServerProcesses::listening_at(address).unwrap();
-        assert_eq!(found.roots, [std::process::id()]);
+        let found = || ServerProcesses::listening_at(address).map(|found| found.roots);
+        // What another test starts has this one's sockets until it is a program of its own.
+        eventually(|| found() == Some(vec![std::process::id()]));
         drop(listener);
-        assert!(ServerProcesses::listening_at(address).is_none());
+        eventually(|| found().is_none());
     }
 
     #[test]
     fn memory_and_processor_time_are_those_of_the_process() {
         let here = ServerProcesses::of(vec![std::process::id()]);
-        let (memory, cpu) = (here.memory().anonymous, here.cpu_ns());
+        let memory = here.memory().anonymous;
         let block = std::hint::black_box(vec![1_u8; 64 << 20]);
-        assert!(here.memory().anonymous >= memory + (60 << 20), "{memory}");
-        assert!(here.cpu_ns() > cpu, "{cpu}");
+        // Other tests give back some of theirs meanwhile.
+        assert!(here.memory().anonymous >= memory + (40 << 20), "{memory}");
         drop(block);
+        // Threads of other tests end here, and what they took is no more counted.
+        let mut child = busy_process();
+        let there = ServerProcesses::of(vec![child.id()]);
+        let cpu = there.cpu_ns();
+        eventually(|| there.cpu_ns() > cpu);
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]
@@ -244,7 +268,7 @@ mod tests {
 
     #[test]
     fn children_belong_to_the_server() {
-        let mut child = std::process::Command::new("sleep").arg("30").spawn().unwrap();
+        let mut child = Command::new("sleep").arg("30").spawn().unwrap();
         assert!(ServerProcesses::of(vec![std::process::id()]).pids().contains(&child.id()));
         child.kill().unwrap();
         child.wait().unwrap();
