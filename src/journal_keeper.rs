@@ -677,12 +677,13 @@ mod tests {
         let mut sizes = Vec::new();
         for run in 1..=12 {
             create(&writer);
-            (0..100).for_each(|_| {
+            (0..200).for_each(|_| {
                 append(&writer, run);
             });
+            wait_until("the log is moved", &|| writer.log_bytes() < retention.window_bytes());
+            assert!(blocks() > 0);
             let delete = Write::DeleteRun { run: RunId(run), if_match: IfMatch::Any };
             assert_eq!(write(&writer, delete), Ok(Written::Deleted));
-            wait_until("the log is moved", &|| writer.log_bytes() < retention.window_bytes());
             wait_until("what was deleted is swept", &|| blocks() == 0);
             sizes.push(writer.store().disk_bytes().unwrap());
         }
