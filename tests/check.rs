@@ -20,6 +20,10 @@ use support::{
 };
 
 const BEAT: Duration = Duration::from_millis(50);
+/// How long streams are watched whose first events must come: longer than who sends them may be held up.
+const WATCH: &str = "3s";
+/// Where a check ends with its streams, and not when its time is up.
+const WATCH_TO_THE_END: &str = "60s";
 
 fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
@@ -38,7 +42,8 @@ fn run(program: impl AsRef<Path>, arguments: &[&str]) -> Output {
 
 /// The exit code, and what was found.
 fn check(url: &str, arguments: &[&str]) -> (i32, Value) {
-    let arguments = [&["check", url, "--json"], arguments].concat();
+    // A disk may need some seconds for a single event of those that are resumed.
+    let arguments = [&["check", url, "--json", "--answer", "60s"], arguments].concat();
     let output = run(env!("CARGO_BIN_EXE_tidewheel"), &arguments);
     let said = String::from_utf8_lossy(&output.stderr);
     let report =
@@ -90,16 +95,24 @@ fn stream(mut client: TcpStream, heartbeat: Duration) -> std::io::Result<()> {
     if request.contains("last-event-id: none") {
         return client.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n");
     }
+    let is_probe = request.starts_with("get /health/sse ");
+    let probe = || {
+        let now = humantime::format_rfc3339_millis(SystemTime::now());
+        format!("event: probe\ndata: {{\"time\":\"{now}\"}}\n\n")
+    };
+    // The first event is there with the head, however soon the connection is cut.
+    let first = if is_probe { probe() } else { String::new() };
     client.write_all(
-        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n\
-          Connection: close\r\n\r\nretry: 3000\n\n",
+        format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\n\
+             Connection: close\r\n\r\nretry: 3000\n\n{first}"
+        )
+        .as_bytes(),
     )?;
     loop {
-        if request.starts_with("get /health/sse ") {
-            let now = humantime::format_rfc3339_millis(SystemTime::now());
-            client
-                .write_all(format!("event: probe\ndata: {{\"time\":\"{now}\"}}\n\n").as_bytes())?;
+        if is_probe {
             thread::sleep(BEAT);
+            client.write_all(probe().as_bytes())?;
         } else {
             thread::sleep(heartbeat);
             client.write_all(b"event: heartbeat\ndata: {}\n\n")?;
@@ -111,7 +124,8 @@ fn stream(mut client: TcpStream, heartbeat: Duration) -> std::io::Result<()> {
 fn a_healthy_server_passes() {
     let server = Server::with(&["--keepalive-interval", "500ms"]);
     let proxy = FaultyProxy::start(server.address(), Fault::None);
-    let arguments = ["--for", "6s", "--keepalive", "2s", "--late", "4s", "--publish"];
+    // Long enough for a second event of the probe, which comes each 5 s, and for two keepalives.
+    let arguments = ["--for", "12s", "--keepalive", "5s", "--late", "30s", "--publish"];
     let (code, report) = check(&proxy.url(), &arguments);
     assert_eq!(code, 0, "{report:#}");
     let all = [
@@ -137,7 +151,7 @@ fn a_given_run_is_resumed_in_its_middle_and_an_ended_one_cannot_be_followed() {
     let url = format!("http://{}", server.address());
     let run = server.new_run();
     server.append(run, "A", "1");
-    let arguments = ["--for", "1s", "--run", &run.to_string()];
+    let arguments = ["--for", WATCH, "--run", &run.to_string()];
     let (code, report) = check(&url, &arguments);
     assert_eq!(code, 0, "{report:#}");
     assert_eq!(finding(&report, "resume")["detail"], "after 1 comes 2");
@@ -148,17 +162,17 @@ fn a_given_run_is_resumed_in_its_middle_and_an_ended_one_cannot_be_followed() {
 #[test]
 fn buffering_is_found() {
     let proxy = FaultyProxy::start(imitation(BEAT), Fault::Buffers(ms(700)));
-    let arguments = ["--for", "3s", "--late", "300ms", "--keepalive", "1s"];
+    let arguments = ["--for", "5s", "--late", "300ms"];
     finds(&proxy.url(), &arguments, "buffering", "came together", "buffers");
     proxy.set(Fault::Buffers(ms(3_600_000)));
-    let (code, report) = check(&proxy.url(), &["--for", "1s", "--keepalive", "1s"]);
+    let (code, report) = check(&proxy.url(), &["--for", "1s"]);
     assert_eq!((code, names(&report, "failed")), (1, vec!["first_event".to_owned()]), "{report:#}");
 }
 
 #[test]
 fn compression_is_found() {
     let proxy = FaultyProxy::start(imitation(BEAT), Fault::Compresses);
-    finds(&proxy.url(), &["--for", "300ms"], "headers", "Content-Encoding: gzip", "gzip off");
+    finds(&proxy.url(), &["--for", WATCH], "headers", "Content-Encoding: gzip", "gzip off");
 }
 
 #[test]
@@ -177,13 +191,13 @@ fn answers_that_end_an_event_source_are_found() {
 fn cuts_are_found() {
     let proxy = FaultyProxy::start(imitation(BEAT), Fault::Closes(ms(400)));
     // On a busy machine one of its two streams may live on for long enough to be another's cause.
-    finds(&proxy.url(), &["--for", "2s"], "stability", "closed (FIN)", "was");
+    finds(&proxy.url(), &["--for", WATCH_TO_THE_END], "stability", "closed (FIN)", "was");
     proxy.set(Fault::Resets(ms(400)));
-    finds(&proxy.url(), &["--for", "2s"], "stability", "reset (RST)", "was");
-    let proxy = FaultyProxy::start(imitation(ms(10_000)), Fault::IdleTimeout(ms(1_500)));
+    finds(&proxy.url(), &["--for", WATCH_TO_THE_END], "stability", "reset (RST)", "was");
+    let proxy = FaultyProxy::start(imitation(ms(60_000)), Fault::IdleTimeout(ms(1_500)));
     finds(
         &proxy.url(),
-        &["--for", "4s"],
+        &["--for", "7s"],
         "stability",
         "/events/stream",
         "silence shorter than the keepalives",
@@ -193,7 +207,7 @@ fn cuts_are_found() {
 #[test]
 fn keepalives_that_come_too_rarely_are_found() {
     let address = imitation(ms(60_000));
-    let arguments = ["--for", "1s", "--keepalive", "200ms"];
+    let arguments = ["--for", "7s", "--keepalive", "1s"];
     finds(
         &format!("http://{address}"),
         &arguments,
@@ -210,9 +224,9 @@ fn cursors_that_get_lost_are_found() {
     let run = server.new_run();
     server.append(run, "A", "1");
     let cause = "does not reach the server";
-    finds(&proxy.url(), &["--for", "1s", "--publish"], "resume", "came twice", cause);
-    finds(&proxy.url(), &["--for", "1s", "--run", "1"], "resume", "after 1 came 1, not 2", cause);
-    finds(&proxy.url(), &["--for", "1s"], "resume", "not refused", cause);
+    finds(&proxy.url(), &["--for", WATCH, "--publish"], "resume", "came twice", cause);
+    finds(&proxy.url(), &["--for", WATCH, "--run", "1"], "resume", "after 1 came 1, not 2", cause);
+    finds(&proxy.url(), &["--for", WATCH], "resume", "not refused", cause);
 }
 
 #[test]
@@ -221,10 +235,12 @@ fn a_server_that_says_goodbye_has_cut_nothing_and_one_that_dies_has() {
         let server = Server::start();
         let url = format!("http://{}", server.address());
         let found = thread::scope(|scope| {
-            let checked = scope.spawn(|| check(&url, &["--for", "3s"]));
+            let checked = scope.spawn(|| check(&url, &["--for", WATCH_TO_THE_END]));
+            // Resuming is one request, with a cursor that is refused.
+            let resumed = r#"http_requests_total{route="/events/stream",status="400"} 1"#;
             support::eventually("both are open, and resuming is over", || {
-                (server.requests_by_worker().iter().sum::<u64>() > 3 && server.open_streams() == 2)
-                    .then_some(())
+                let is_resumed = server.get("/metrics").text().contains(resumed);
+                (is_resumed && server.open_streams() == 2).then_some(())
             });
             thread::sleep(ms(300));
             server.signal(signal);
@@ -279,7 +295,7 @@ fn a_server_behind_tls_and_a_password_is_checked_with_both() {
     let nginx = nginx_with_a_password(server.address());
     let url = format!("https://{}", nginx.address());
     let certificate = nginx.directory().join("cert");
-    let trusting = ["--for", "1s", "--cacert", certificate.to_str().unwrap()];
+    let trusting = ["--for", WATCH, "--cacert", certificate.to_str().unwrap()];
     let password = ["--header", "Authorization: Bearer x"];
     let arguments = [&trusting[..], &password, &["--publish"]].concat();
     let (code, report) = check(&url, &arguments);
@@ -297,10 +313,10 @@ fn the_script_takes_seconds_and_a_url_and_has_the_same_exit_codes() {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/validate-sse.sh");
     let server = Server::start();
     let url = format!("http://{}", server.address());
-    let output = run(&script, &["1", &url, "--keepalive", "5s"]);
+    let output = run(&script, &["3", &url, "--keepalive", "5s"]);
     let said = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{said}");
-    assert!(said.contains("ok      stability    open for 1"), "{said}");
+    assert!(said.contains("ok      stability    open for 3"), "{said}");
     assert!(said.ends_with(" s\n") && said.contains(&format!("\nok: {url} in ")), "{said}");
     assert_eq!(run(&script, &["1", "http://127.0.0.1:1"]).status.code(), Some(1));
     for wrong in [&["five"][..], &["1", "nowhere"], &["1", &url, "--dance"]] {

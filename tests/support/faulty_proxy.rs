@@ -20,11 +20,11 @@ pub enum Fault {
     None,
     /// What comes is passed on at this interval only.
     Buffers(Duration),
-    /// A connection is closed when the server is silent for so long.
+    /// A connection is closed when the server is silent for so long, while this process runs.
     IdleTimeout(Duration),
-    /// A connection is closed at this age.
+    /// A connection is closed so long after what came with its head was passed on.
     Closes(Duration),
-    /// A connection is reset at this age.
+    /// The same with a reset.
     Resets(Duration),
     /// Says that it has compressed what it passes on.
     Compresses,
@@ -95,8 +95,10 @@ fn edited(head: &str, without: &[&str], with: &str) -> String {
     kept.collect::<Vec<_>>().join("\r\n") + "\r\n" + with + "\r\n"
 }
 
+/// How long the server is waited for, before it is looked whether something else is due.
+const GLANCE: Duration = Duration::from_millis(10);
+
 fn serve(mut client: TcpStream, upstream: SocketAddr, fault: Fault) -> std::io::Result<()> {
-    let started = Instant::now();
     let (request, body) = head(&mut client)?;
     if let Fault::Answers(status) = fault {
         let page = format!("<html><head><title>{status} Not today</title></head></html>\n");
@@ -120,9 +122,11 @@ fn serve(mut client: TcpStream, upstream: SocketAddr, fault: Fault) -> std::io::
 
     let mut held = body;
     let mut passed_on = Instant::now();
-    let mut last_byte = Instant::now();
+    let mut began = None;
+    // Counted in glances, so that a time in which nothing here ran is no silence of the server.
+    let mut silence = Duration::ZERO;
     let mut piece = [0; 16 * 1024];
-    server.set_read_timeout(Some(Duration::from_millis(10)))?;
+    server.set_read_timeout(Some(GLANCE))?;
     loop {
         let is_due = match fault {
             Fault::Buffers(interval) => passed_on.elapsed() >= interval,
@@ -133,6 +137,7 @@ fn serve(mut client: TcpStream, upstream: SocketAddr, fault: Fault) -> std::io::
             held.clear();
             passed_on = Instant::now();
         }
+        let age = began.get_or_insert_with(Instant::now).elapsed();
         match server.read(&mut piece) {
             Ok(0) => {
                 client.write_all(&held)?;
@@ -140,15 +145,15 @@ fn serve(mut client: TcpStream, upstream: SocketAddr, fault: Fault) -> std::io::
             }
             Ok(count) => {
                 held.extend_from_slice(&piece[..count]);
-                last_byte = Instant::now();
+                silence = Duration::ZERO;
             }
-            Err(error) if is_timeout(&error) => {}
+            Err(error) if is_timeout(&error) => silence += GLANCE,
             Err(error) => return Err(error),
         }
         match fault {
-            Fault::IdleTimeout(limit) if last_byte.elapsed() >= limit => break,
-            Fault::Closes(age) if started.elapsed() >= age => break,
-            Fault::Resets(age) if started.elapsed() >= age => {
+            Fault::IdleTimeout(limit) if silence >= limit => break,
+            Fault::Closes(at) if age >= at => break,
+            Fault::Resets(at) if age >= at => {
                 SockRef::from(&client).set_linger(Some(Duration::ZERO))?;
                 server.shutdown(Shutdown::Both)?;
                 // The last that holds the socket is about to let go of it.
@@ -165,7 +170,7 @@ fn serve(mut client: TcpStream, upstream: SocketAddr, fault: Fault) -> std::io::
 /// Passes on what the client sends, up to its end or that of the server.
 fn pass_on_requests(client: &TcpStream, server: &TcpStream) -> std::io::Result<()> {
     let (mut client, mut server) = (client.try_clone()?, server.try_clone()?);
-    client.set_read_timeout(Some(Duration::from_millis(10)))?;
+    client.set_read_timeout(Some(GLANCE))?;
     thread::spawn(move || {
         let mut piece = [0; 16 * 1024];
         loop {
