@@ -10,7 +10,7 @@ use std::{
 use serde_json::json;
 
 use crate::support::{
-    Server,
+    DEADLINE, Server,
     http::{chunked, request},
 };
 
@@ -433,15 +433,18 @@ fn what_the_client_does_not_accept_is_406() {
 
 #[test]
 fn an_idle_connection_is_closed_in_time_and_a_busy_one_is_not() {
-    let server = Server::with(&["--idle-timeout", "300ms", "--header-timeout", "10s"]);
-    let mut client = server.client();
-    client.request("GET", "/health", &[], "").expect(200);
-    client.end().expect("it is closed without a word");
-    let mut client = server.client();
-    for _ in 0..6 {
-        client.request("GET", "/health", &[], "").expect(200);
-        assert!(client.is_quiet_for(Duration::from_millis(100)));
+    const IDLE: Duration = Duration::from_secs(3);
+    let server = Server::with(&["--idle-timeout", "3s", "--header-timeout", "1h"]);
+    let mut idle = server.client();
+    idle.request("GET", "/health", &[], "").expect(200);
+    let mut busy = server.client();
+    let started = Instant::now();
+    // Each pause is far shorter, and all of them are longer.
+    while started.elapsed() < IDLE + IDLE / 3 {
+        busy.request("GET", "/health", &[], "").expect(200);
+        assert!(busy.is_quiet_for(Duration::from_millis(100)));
     }
+    idle.end().expect("it is closed without a word");
 }
 
 #[test]
@@ -472,21 +475,21 @@ fn an_upload_may_stand_in_a_pipeline() {
 
 #[test]
 fn a_body_that_drips_is_given_up_and_one_that_flows_is_not() {
-    for server in Server::with_each_driver(&["--body-timeout", "400ms"]) {
+    for server in Server::with_each_driver(&["--body-timeout", "3s"]) {
         server.new_run();
         let head = "POST /runs/1/events HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\n";
         // Each byte comes long before the time for one is up.
         let mut dripping = server.client();
         dripping.send(head);
-        // A slow one, of more than a timeout, but no drip.
-        let payload = "x".repeat(2_000);
+        // A slow one, of more than a timeout, but no drip, also when it is much slower than here.
+        let payload = "x".repeat(800_000);
         let body = format!("{{\"type\":\"A\",\"payload\":\"{payload}\"}}");
         let mut flowing = server.client();
         flowing.send(format!(
             "POST /runs/1/events HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n",
             body.len()
         ));
-        let mut pieces = body.as_bytes().chunks(100);
+        let mut pieces = body.as_bytes().chunks(10_000);
         let mut dripped = 0;
         while !dripping.has_something() {
             dripping.try_send(" ").expect("an early answer is no reset");
@@ -527,7 +530,7 @@ fn a_client_that_never_waits_keeps_nobody_waiting() {
             for _ in 0..3 {
                 server.get("/health").expect(200);
             }
-            assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+            assert!(started.elapsed() < DEADLINE, "{:?}", started.elapsed());
             socket.shutdown(Shutdown::Both).unwrap();
         }
     }

@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::support::{Server, eventually};
+use crate::support::{DEADLINE, Server, eventually};
 
 fn seqs(page: &Value) -> Vec<u64> {
     page["events"].as_array().unwrap().iter().map(|event| event["seq"].as_u64().unwrap()).collect()
@@ -152,14 +152,14 @@ fn a_long_poll_wakes_at_once() {
     let server = Server::start();
     let run = run_with(&server, 3);
     let last = server.json(&format!("/runs/{run}"))["last_event_id"].as_u64().unwrap();
-    let target = format!("/runs/{run}/events?after_id={last}&wait=30");
+    let target = format!("/runs/{run}/events?after_id={last}&wait=60");
     let mut client = server.client();
     client.send(crate::support::http::request("GET", &target, &[], ""));
     assert!(client.is_quiet_for(Duration::from_millis(200)), "there is nothing to say yet");
     let started = Instant::now();
     server.append(run, "A", "7");
     let page = client.answer().expect(200).json();
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert!(started.elapsed() < DEADLINE, "{:?}", started.elapsed());
     assert_eq!(seqs(&page), [5]);
     assert_eq!(page["events"][0]["payload"], 7);
     // The connection goes on as any other.
@@ -173,7 +173,7 @@ fn a_long_poll_that_has_something_does_not_wait() {
     let started = Instant::now();
     let page = server.json(&format!("/runs/{run}/events?wait=60"));
     assert_eq!(seqs(&page), [1, 2]);
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < DEADLINE, "it has waited");
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn a_long_poll_on_an_ended_run_returns_at_once() {
     let page = server.json(&format!("/runs/{run}/events?wait=60&after_id={last}"));
     assert_eq!(seqs(&page), [0; 0]);
     assert_eq!(page["run_status"], "completed");
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < DEADLINE, "it has waited");
 }
 
 #[test]
