@@ -16,7 +16,7 @@ use std::{
 
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 use serde_json::Value;
-use support::{Answer, Client, Server, Sse, from_environment, http::chunked, seeded};
+use support::{Answer, Client, DEADLINE, Server, Sse, from_environment, http::chunked, seeded};
 
 /// How a publisher appends.
 #[derive(Clone, Copy, Debug)]
@@ -253,7 +253,7 @@ impl Subscriber {
         let opened = Sse::try_open(address, &self.target, &[("Last-Event-ID", &after)]);
         let Ok(Ok(mut stream)) = opened else { return };
         while self.cursor < until
-            && let Ok(Some(frame)) = stream.try_frame(Duration::from_secs(5))
+            && let Ok(Some(frame)) = stream.try_frame(DEADLINE)
         {
             assert_ne!(frame.name(), "stream.reset", "the cursor was delivered, so it is durable");
             let Some(id) = frame.id else { continue };
@@ -406,10 +406,14 @@ fn survives_kill_9(arguments: &[&str]) {
         Subscriber::new("/projects/crash/events/stream".into(), Some(shared)),
     ];
     let mut journal = Journal::default();
-    for crash in 1..=crashes {
+    let mut crash = 0;
+    // Where the disk is slow enough that most lives are too short for it, there are longer ones.
+    while crash < crashes || journal.events.len() <= crash {
+        crash += 1;
         let is_over = AtomicBool::new(false);
         let address = server.address();
-        let life = Duration::from_millis(rng.random_range(10..150));
+        let longer = crash.saturating_sub(crashes) as u64;
+        let life = Duration::from_millis(rng.random_range(10..150) * (1 + longer));
         thread::scope(|scope| {
             for subscriber in &mut subscribers {
                 scope.spawn(|| subscriber.watch(address, u64::MAX));
@@ -447,8 +451,7 @@ fn survives_kill_9(arguments: &[&str]) {
         assert_eq!(acknowledged, publisher.next_value, "publisher {}", publisher.number);
     }
     let acknowledged: usize = publishers.iter().map(|publisher| publisher.acknowledged.len()).sum();
-    eprintln!("{crashes} crashes, {total} events, {acknowledged} answers");
-    assert!(total > crashes, "something was appended at all");
+    eprintln!("{crash} crashes, {total} events, {acknowledged} answers");
     // And each subscriber, with the cursor it has, gets the rest.
     let last = server.append(shared, "LAST", "1");
     journal.read_on(&server, &publishers, &subscribers);
