@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::{
+    fs::{FallocateFlags, fallocate},
+    io::Errno,
+};
 use tempfile::TempDir;
 
 use super::programs::{Running, is_there};
@@ -91,13 +94,22 @@ impl SmallDisk {
 
     /// Takes all of its room but so much.
     pub fn fill_up_to(&self, left_bytes: u64) {
-        let disk = rustix::fs::statvfs(self.path()).unwrap();
-        let free = disk.f_bavail * disk.f_frsize;
         let file = File::options().append(true).create(true).open(self.path().join("filler"));
-        let length = file.as_ref().unwrap().metadata().unwrap().len();
-        let bytes = free.saturating_sub(left_bytes);
-        if bytes > 0 {
-            fallocate(file.unwrap(), FallocateFlags::empty(), length, bytes).unwrap();
+        let file = file.unwrap();
+        loop {
+            let disk = rustix::fs::statvfs(self.path()).unwrap();
+            let free = disk.f_bavail * disk.f_frsize;
+            let length = file.metadata().unwrap().len();
+            let bytes = free.saturating_sub(left_bytes);
+            if bytes == 0 {
+                return;
+            }
+            match fallocate(&file, FallocateFlags::empty(), length, bytes) {
+                Ok(()) => return,
+                // Somebody else has taken some of it meanwhile.
+                Err(Errno::NOSPC) => {}
+                Err(error) => panic!("{error}"),
+            }
         }
     }
 
