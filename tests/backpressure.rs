@@ -336,7 +336,7 @@ fn an_upload_waits_in_its_socket() {
     };
     // The one of them that waited has given up, and there is no more room than before.
     wait_for(0);
-    let lines: u64 = 64;
+    let lines: u64 = 32;
     let is_sent = Arc::new(AtomicBool::new(false));
     let upload = {
         let is_sent = Arc::clone(&is_sent);
