@@ -6,6 +6,7 @@
 
 pub mod far_client;
 pub mod faulty_proxy;
+pub mod held_port;
 pub mod http;
 pub mod nginx;
 pub mod programs;

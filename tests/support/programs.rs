@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::{BufRead as _, BufReader},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{Receiver, channel},
@@ -12,7 +12,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{DEADLINE, eventually};
+use super::{DEADLINE, eventually, held_port::HeldPort};
 
 /// Whether a test can go on. Says so if not, or fails when every program has to be there.
 pub fn is_there(what: &str, there: bool) -> bool {
@@ -119,41 +119,33 @@ impl Drop for Running {
 pub struct Listening {
     name: String,
     child: Child,
-    address: SocketAddr,
+    port: HeldPort,
     directory: TempDir,
 }
 
 impl Listening {
     /// Starts it, given how to for an address and a directory.
     pub fn start(name: &str, command: impl Fn(SocketAddr, &Path) -> Command) -> Listening {
-        eventually("the program starts", || Listening::try_start(name, &command))
-    }
-
-    /// Such programs do not take port 0: it gets one that was free a moment ago, and if somebody
-    /// else was faster there is none.
-    fn try_start(name: &str, command: impl Fn(SocketAddr, &Path) -> Command) -> Option<Listening> {
         let directory = tempfile::tempdir().expect("there is room for a directory");
-        let address = free_address();
+        // Such programs do not take port 0.
+        let port = HeldPort::new(Ipv4Addr::LOCALHOST);
+        let address = port.address();
         let mut command = command(address, directory.path());
         let log = File::create(directory.path().join("log")).expect("it is our directory");
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("it is a file")).stderr(log);
         let child = command.spawn().expect("the program is there");
-        let mut program = Listening { name: name.to_owned(), child, address, directory };
+        let mut program = Listening { name: name.to_owned(), child, port, directory };
         eventually("the program listens", || {
-            if let Some(status) = program.child.try_wait().expect("it is ours") {
-                let log = program.log();
-                let is_taken = log.contains("in use") || log.contains("bind");
-                assert!(is_taken, "{name} ended with {status}:\n{log}");
-                return Some(false);
-            }
-            TcpStream::connect(address).is_ok().then_some(true)
-        })
-        .then_some(program)
+            let ended = program.child.try_wait().expect("it is ours");
+            assert_eq!(ended, None, "{name} has ended");
+            TcpStream::connect(address).ok()
+        });
+        program
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.port.address()
     }
 
     /// Where its files are.
@@ -174,9 +166,4 @@ impl Drop for Listening {
             eprintln!("---- log of {}\n{}", self.name, self.log());
         }
     }
-}
-
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("there are ports");
-    listener.local_addr().expect("it is bound")
 }

@@ -1,4 +1,4 @@
-//! The server as a process of its own, on a port that the kernel chose.
+//! The server as a process of its own, on a port that the kernel chose and that stays its own.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Answer, Client, DEADLINE, Sse, eventually};
+use super::{Answer, Client, DEADLINE, Sse, eventually, held_port::HeldPort};
 
 /// A server with a journal of its own. It is killed when this is dropped, and if a test fails its
 /// log is shown.
@@ -27,6 +27,8 @@ pub struct Server {
     listen: Ipv4Addr,
     /// Where it listens instead, if that is no port.
     socket: Option<PathBuf>,
+    /// Its port, also while it is down.
+    port: Option<HeldPort>,
     journal: TempDir,
     arguments: Vec<String>,
     log: Arc<Mutex<String>>,
@@ -89,6 +91,7 @@ impl Server {
             address: (Ipv4Addr::LOCALHOST, 0).into(),
             listen: Ipv4Addr::LOCALHOST,
             socket: is_local.then(|| journal.path().join("socket")),
+            port: None,
             journal,
             arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
             log: Arc::default(),
@@ -201,7 +204,7 @@ impl Server {
     /// Starts it again after its end, on the same journal and the same port.
     pub fn start_again(&mut self) {
         assert!(self.child.is_none(), "the server runs");
-        // Somebody else may hold the port for a moment, as the near end of a connection.
+        // The one before may hold the port for a moment: see [`Server::try_start_again`].
         let started = Instant::now();
         while let Err(log) = self.launch() {
             assert!(started.elapsed() < DEADLINE, "the server did not start again:\n{log}");
@@ -209,10 +212,17 @@ impl Server {
         }
     }
 
-    /// The same, or the log of one that refused to start.
+    /// The same, or the log of one that refused to start. When an `io_uring` waited on the socket at
+    /// which it listened, the kernel lets go of that a moment after the process has ended.
     pub fn try_start_again(&mut self) -> Result<(), String> {
         assert!(self.child.is_none(), "the server runs");
-        self.launch()
+        let started = Instant::now();
+        loop {
+            match self.launch() {
+                Err(log) if log.contains("in use (os error") && started.elapsed() < DEADLINE => {}
+                launched => return launched,
+            }
+        }
     }
 
     /// SIGTERM and a new start on the same port.
@@ -238,7 +248,10 @@ impl Server {
         let journal = self.journal.path().join("journal");
         let listen = match &self.socket {
             Some(path) => format!("unix:{}", path.display()),
-            None => format!("{}:{}", self.listen, self.address.port()),
+            None => {
+                let port = self.port.get_or_insert_with(|| HeldPort::new(self.listen));
+                port.address().to_string()
+            }
         };
         let mut command = serve(&listen, &journal);
         command.args(&self.arguments);
