@@ -148,6 +148,8 @@ fn serve(mut client: TcpStream, upstream: SocketAddr, fault: Fault) -> std::io::
                 silence = Duration::ZERO;
             }
             Err(error) if is_timeout(&error) => silence += GLANCE,
+            // A process that was stopped goes on.
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
         match fault {
@@ -177,6 +179,7 @@ fn pass_on_requests(client: &TcpStream, server: &TcpStream) -> std::io::Result<(
             match client.read(&mut piece) {
                 Ok(count @ 1..) if server.write_all(&piece[..count]).is_ok() => {}
                 Err(error) if is_timeout(&error) && is_open(&server) => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 _ => break,
             }
         }

@@ -246,12 +246,11 @@ impl Server {
 
     fn launch(&mut self) -> Result<(), String> {
         let journal = self.journal.path().join("journal");
-        let listen = match &self.socket {
-            Some(path) => format!("unix:{}", path.display()),
-            None => {
-                let port = self.port.get_or_insert_with(|| HeldPort::new(self.listen));
-                port.address().to_string()
-            }
+        let listen = if let Some(path) = &self.socket {
+            format!("unix:{}", path.display())
+        } else {
+            let port = self.port.get_or_insert_with(|| HeldPort::new(self.listen));
+            port.address().to_string()
         };
         let mut command = serve(&listen, &journal);
         command.args(&self.arguments);
