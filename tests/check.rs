@@ -196,10 +196,10 @@ fn cuts_are_found() {
     finds(&proxy.url(), &["--for", WATCH_TO_THE_END], "stability", "closed (FIN)", "was");
     proxy.set(Fault::Resets(ms(400)));
     finds(&proxy.url(), &["--for", WATCH_TO_THE_END], "stability", "reset (RST)", "was");
-    let proxy = FaultyProxy::start(imitation(ms(60_000)), Fault::IdleTimeout(ms(1_500)));
+    let proxy = FaultyProxy::start(imitation(ms(60_000)), Fault::IdleTimeout(ms(500)));
     finds(
         &proxy.url(),
-        &["--for", "7s"],
+        &["--for", "9s"],
         "stability",
         "/events/stream",
         "silence shorter than the keepalives",
