@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -32,6 +32,8 @@ pub struct Server {
     journal: TempDir,
     arguments: Vec<String>,
     log: Arc<Mutex<String>>,
+    /// Reads what it logs, in this life.
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Server {
@@ -95,6 +97,7 @@ impl Server {
             journal,
             arguments: arguments.iter().map(|argument| (*argument).to_owned()).collect(),
             log: Arc::default(),
+            reader: None,
         }
     }
 
@@ -193,11 +196,12 @@ impl Server {
         kill_process(Pid::from_child(child), signal).expect("the process is ours");
     }
 
-    /// Waits for its end.
+    /// Waits for its end, and for all that it has logged.
     pub fn wait(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("the server runs");
         let status = eventually("the server ends", || child.try_wait().expect("ours"));
         self.child = None;
+        self.reader.take().expect("it was launched").join().expect("it does not panic");
         status
     }
 
@@ -287,6 +291,7 @@ impl Server {
         };
         self.address = address;
         self.child = Some(child);
+        self.reader = Some(reader);
         Ok(())
     }
 }
