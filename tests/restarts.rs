@@ -70,11 +70,6 @@ impl Drop for Running {
     }
 }
 
-/// Waits until the server has logged this: its last lines are read after its end.
-fn has_said(server: &Server, what: &str) {
-    eventually(what, || server.log().contains(what).then_some(()));
-}
-
 /// Connections that have asked for something, on every worker: they end when it drains.
 fn idle_everywhere(server: &Server) -> Vec<Client> {
     let idle = || {
@@ -125,10 +120,10 @@ fn a_second_signal_ends_at_once_and_in_order() {
         let streams: Vec<Sse> =
             (0..20).map(|_| server.stream(&format!("/runs/{run}/events/stream"))).collect();
         server.signal(Signal::TERM);
-        has_said(&server, "draining");
+        eventually("the server drains", || server.log().contains("draining").then_some(()));
         server.signal(Signal::TERM);
         assert!(server.wait().success());
-        has_said(&server, "a second signal");
+        assert!(server.log().contains("a second signal"), "{}", server.log());
         assert_eq!(left_open(&server), [false, false]);
         drop(streams);
     }
@@ -142,7 +137,7 @@ fn when_patience_is_over_the_journal_is_closed_all_the_same() {
     slow.send(format!("POST /runs/{run}/events HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\n"));
     server.get("/health").expect(200);
     assert!(server.terminate().success());
-    has_said(&server, "connections are left");
+    assert!(server.log().contains("connections are left"), "{}", server.log());
     assert_eq!(left_open(&server), [false, false]);
 }
 

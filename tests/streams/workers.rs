@@ -231,7 +231,7 @@ fn all_workers_drain() {
             client.end().expect("it is closed in order");
         }
         assert!(server.wait().success());
-        eventually("all has ended", || server.log().contains("msg=stopped").then_some(()));
+        assert!(server.log().contains("msg=stopped"), "{}", server.log());
         assert!(!server.log().contains("connections are left"), "waited for in vain");
     }
 }
